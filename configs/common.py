@@ -1,0 +1,60 @@
+"""The fields of every config, with the paper's values where it gives them."""
+
+import ml_collections
+
+
+def base_config() -> ml_collections.ConfigDict:
+  """Returns the fields every run has; a config file sets what differs.
+
+  Values marked [choice] are the project's: the paper is silent.
+  """
+  config = ml_collections.ConfigDict()
+  config.seed = 0
+  config.num_rounds = 50
+  config.num_base_tasks = 16  # Q, base tasks a round
+  config.group_size = 16  # G, trajectory slots a base task gives
+  config.method = 'step'  # a name of step_jax.credit.METHODS
+  config.smoothing = 'adaptive'  # of s_hat: 'adaptive', or 'ema' [choice]
+  config.ema_decay = 0.5  # d, for smoothing='ema' [choice]
+  config.threshold = 0.6  # s_0, tasks below it are in the cache
+  config.sharpness = 10.0  # kappa, of the replacement probability
+  config.low_threshold = 0.2  # s_low, tasks up to it get step-level groups
+  config.max_steps = 15  # T, environment steps of an episode
+  config.temperature = 0.7  # when training
+  config.eval_temperature = 0.0  # 0 is the most likely action
+
+  config.optimizer = ml_collections.ConfigDict()
+  config.optimizer.learning_rate = 1e-6  # of AdamW, for a 7B model [choice]
+  config.optimizer.warmup_rounds = 0  # rounds of linear warm-up [choice]
+  config.optimizer.weight_decay = 0.01  # [choice]
+  config.optimizer.max_grad_norm = 1.0  # [choice]
+  config.optimizer.clip_low = 0.2  # [choice]
+  config.optimizer.clip_high = 0.3  # [choice]
+  config.optimizer.num_epochs = 1  # passes over a round [choice]
+  config.optimizer.num_minibatches = 4  # optimiser steps a pass [choice]
+  config.optimizer.micro_batch_size = 8  # responses computed at once
+
+  config.env = ml_collections.ConfigDict()
+  config.env.name = 'miniwob'  # or 'package.module:EnvClass'
+  config.env.tasks = ()  # names; empty is the environment's training set
+  config.env.num_workers = 4  # processes, one environment each
+  config.env.step_timeout = 20.0  # seconds for a step or a reset
+  config.env.start_timeout = 120.0  # seconds to start an environment
+
+  config.policy = ml_collections.ConfigDict()
+  config.policy.width = 96  # D
+  config.policy.num_layers = 3
+  config.policy.num_heads = 4
+  config.policy.vocabulary = 1024  # rows of the hashed word table
+  config.policy.acting_batch_size = 4  # rows of a policy call
+
+  config.warm_start = ml_collections.ConfigDict()
+  config.warm_start.demonstrations = 10  # a task; 0 starts from nothing
+  config.warm_start.num_steps = 300  # imitation steps
+  config.warm_start.batch_size = 32
+  config.warm_start.learning_rate = 1e-3
+
+  config.checkpoint_every = 1  # rounds; with k, up to k rounds can be lost
+  config.eval_every = 0  # rounds; 0 evaluates at the beginning and the end
+  config.eval_episodes = 50  # a task
+  return config.lock()

@@ -1,0 +1,133 @@
+"""What a user can get wrong, told in one sentence within seconds."""
+
+import importlib
+import json
+import math
+import pathlib
+from typing import Any
+
+import ml_collections
+
+from step_jax import credit
+
+# A resumed run may change these: they do not touch what is learned.
+FREE_FIELDS = (
+    'num_rounds', 'checkpoint_every', 'eval_every', 'eval_episodes',
+    'env.num_workers')
+
+_COUNTS = (
+    'num_rounds', 'num_base_tasks', 'group_size', 'max_steps',
+    'eval_episodes', 'checkpoint_every', 'optimizer.num_epochs',
+    'optimizer.num_minibatches', 'optimizer.micro_batch_size',
+    'env.num_workers', 'policy.width', 'policy.num_layers',
+    'policy.num_heads', 'policy.vocabulary', 'policy.acting_batch_size',
+    'warm_start.num_steps', 'warm_start.batch_size')
+_NOT_NEGATIVE = (
+    'seed', 'eval_every', 'eval_temperature', 'optimizer.warmup_rounds',
+    'optimizer.weight_decay', 'optimizer.clip_high',
+    'warm_start.demonstrations')
+_POSITIVE = (
+    'sharpness', 'temperature', 'optimizer.learning_rate',
+    'optimizer.max_grad_norm', 'env.step_timeout', 'env.start_timeout',
+    'warm_start.learning_rate')
+_SHARES = ('low_threshold', 'ema_decay', 'optimizer.clip_low')
+
+
+class UserError(Exception):
+  """A user's mistake; its message is one sentence that says what to do."""
+
+
+class RunError(Exception):
+  """A run that cannot go on; its message is one sentence."""
+
+
+def check_config(config: ml_collections.ConfigDict) -> None:
+  """Checks the values of a config.
+
+  Raises:
+    UserError: naming the field, what is expected and what was given.
+  """
+  def expect(field: str, good: bool, expected: str) -> None:
+    if not good:
+      raise UserError(f'expected {field} to be {expected}, got '
+                      f'{_value(config, field)!r}')
+
+  expect('method', config.method in credit.METHODS,
+         f'one of {", ".join(credit.METHODS)}')
+  expect('smoothing', config.smoothing in ('adaptive', 'ema'),
+         "'adaptive' or 'ema'")
+  for field in _COUNTS:
+    expect(field, _value(config, field) >= 1, 'at least 1')
+  for field in _NOT_NEGATIVE:
+    expect(field, 0 <= _value(config, field) < math.inf,
+           'a number of at least 0')
+  for field in _POSITIVE:
+    expect(field, 0 < _value(config, field) < math.inf, 'a number above 0')
+  for field in _SHARES:
+    expect(field, 0 <= _value(config, field) <= 1, 'from 0 to 1')
+  expect('threshold', 0 < config.threshold <= 1, 'above 0 and at most 1')
+  expect('policy.num_heads', config.policy.width % config.policy.num_heads
+         == 0, 'a divisor of policy.width')
+  if credit.METHODS[config.method].augment:
+    expect('group_size', config.group_size >= 4 and config.group_size % 2 == 0,
+           f'even and at least 4, as method {config.method} needs')
+  elif config.method in ('trajectory_grpo', 'step_grpo', 'rloo'):
+    expect('group_size', config.group_size >= 2, 'at least 2')
+
+
+def check_same_config(
+    path: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+  """Refuses to resume a run under another config.
+
+  Raises:
+    UserError: naming the fields that differ.
+  """
+  try:
+    saved = _flatten(json.loads(path.read_text()))
+  except ValueError as error:
+    raise UserError(
+        f'{path} is damaged ({error}); use another --workdir') from error
+  given = _flatten(json.loads(config.to_json()))
+  different = sorted(
+      name for name in saved.keys() | given.keys()
+      if saved.get(name) != given.get(name) and name not in FREE_FIELDS)
+  if different:
+    listed = ', '.join(
+        f'{name} ({saved.get(name)!r} there, {given.get(name)!r} now)'
+        for name in different)
+    raise UserError(
+        f'the run in {path.parent} was begun with another config: {listed}; '
+        'use the same one, or another --workdir')
+
+
+def load_attribute(path: str) -> Any:
+  """Imports 'package.module:name'.
+
+  Raises:
+    UserError: if there is no such thing.
+  """
+  module_name, _, name = path.partition(':')
+  try:
+    return getattr(importlib.import_module(module_name), name)
+  except (ImportError, AttributeError, ValueError) as error:
+    raise UserError(
+        f"expected env.name to be 'miniwob' or 'package.module:EnvClass', got "
+        f'{path!r} ({error})') from error
+
+
+def _value(config: ml_collections.ConfigDict, field: str) -> Any:
+  """The value of a field such as 'optimizer.learning_rate'."""
+  value: Any = config
+  for name in field.split('.'):
+    value = value[name]
+  return value
+
+
+def _flatten(nested: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+  flat: dict[str, Any] = {}
+  for name, value in nested.items():
+    if isinstance(value, dict):
+      flat |= _flatten(value, f'{prefix}{name}.')
+    else:
+      flat[prefix + name] = value
+  return flat

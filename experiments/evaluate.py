@@ -1,0 +1,137 @@
+"""Evaluates the newest checkpoint of a run.
+
+  python experiments/evaluate.py --workdir=DIR [--split=train|all|held_out]
+      [--episodes=n]
+
+Prints a table and writes DIR/evaluation.json, or evaluation_<split>.json for
+another split than the training tasks.
+"""
+
+from collections.abc import Callable, Sequence
+import json
+import pathlib
+import sys
+from typing import Any
+
+if __name__ == '__main__':  # run as a script, from anywhere
+  sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from absl import flags
+import jax
+import ml_collections
+import numpy as np
+from rich import console as rich_console
+from rich import table as rich_table
+
+from experiments import checks
+from experiments import worlds
+from step_jax import rollout
+from step_jax import workers
+from step_jax.policies import base
+
+Evaluation = dict[str, dict[str, Any]]
+
+
+def evaluate(
+    config: ml_collections.ConfigDict,
+    tasks: Sequence[str],
+    policy: base.Policy,
+    params: Any,
+    collect: Callable[..., rollout.Collection],
+    *,
+    episodes: int,
+) -> Evaluation:
+  """Plays the same episodes for every method and round.
+
+  Args:
+    config: of the run.
+    tasks: the world's tasks.
+    policy: the policy.
+    params: its parameters.
+    collect: `(jobs, act)` -> `Collection`.
+    episodes: number of episodes a task.
+
+  Returns:
+    `{task: {'success_rate', 'episodes'}}`; lost episodes are not counted, and
+    a task all of whose episodes were lost has success rate None.
+  """
+  jobs = [
+      workers.Job(slot, slot // episodes, worlds.eval_seed(slot % episodes))
+      for slot in range(len(tasks) * episodes)]
+  act = rollout.policy_actor(
+      policy, params, jax.random.key(config.seed),
+      temperature=config.eval_temperature,
+      batch_size=config.policy.acting_batch_size)
+  trajectory = collect(jobs, act).trajectory
+  valid = trajectory.valid.reshape(len(tasks), episodes)
+  solved = trajectory.successes.reshape(valid.shape) & valid
+  return {
+      task: {
+          'success_rate': solved[i].sum() / valid[i].sum()
+          if valid[i].any() else None,
+          'episodes': int(valid[i].sum()),
+      } for i, task in enumerate(tasks)}
+
+
+def success_rates(evaluation: Evaluation) -> np.ndarray:
+  """Success rates of the tasks that could be evaluated."""
+  return np.array([
+      row['success_rate'] for row in evaluation.values() if row['episodes']])
+
+
+def make_table(
+    before: Evaluation | None, after: Evaluation) -> rich_table.Table:
+  """A table with a row for each task."""
+  table = rich_table.Table(title='Success rate at temperature 0')
+  table.add_column('task')
+  columns = [after] if before is None else [before, after]
+  for name in ('before', 'after')[-len(columns):]:
+    table.add_column(name, justify='right')
+  table.add_column('episodes', justify='right')
+  for task, row in after.items():
+    table.add_row(
+        task, *[_percent(column[task]['success_rate']) for column in columns],
+        str(row['episodes']))
+  table.add_section()
+  means = [success_rates(column) for column in columns]
+  table.add_row('mean', *[
+      _percent(mean.mean() if mean.size else None) for mean in means], '')
+  return table
+
+
+def _percent(rate: float | None) -> str:
+  return '-' if rate is None else f'{100 * rate:.0f} %'
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the command; returns its exit code."""
+  from experiments import train  # the loop imports this module
+
+  flags.DEFINE_string('workdir', None, 'folder of the run', required=True)
+  flags.DEFINE_enum(
+      'split', 'train', ['train', 'all', 'held_out'], 'which tasks')
+  flags.DEFINE_integer('episodes', 50, 'episodes a task', lower_bound=1)
+  console = rich_console.Console()
+  try:
+    flags.FLAGS(argv)
+    path = pathlib.Path(flags.FLAGS.workdir)
+    if not (path / 'config.json').exists():
+      raise checks.UserError(f'there is no run in {path}: no config.json')
+    config = ml_collections.ConfigDict(
+        json.loads((path / 'config.json').read_text()))
+    evaluation = train.evaluate_run(
+        config, path, split=flags.FLAGS.split, episodes=flags.FLAGS.episodes)
+    console.print(make_table(None, evaluation))
+    return 0
+  except KeyboardInterrupt:
+    return 130
+  except (checks.UserError, flags.Error) as error:
+    print(error, file=sys.stderr)
+    return 2
+  except checks.RunError as error:
+    print(error, file=sys.stderr)
+    return 1
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv))

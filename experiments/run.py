@@ -1,0 +1,62 @@
+"""Trains an agent.
+
+  python experiments/run.py --config=configs/<name>.py[:variant]
+      [--workdir=DIR] [--config.<field>=value ...]
+
+The same command with the same --workdir resumes. Exit codes: 0 done, 130
+interrupted and saved, 2 a mistake in the command or the config, 1 otherwise.
+"""
+
+import datetime
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from absl import flags  # noqa: E402
+from ml_collections import config_flags  # noqa: E402
+
+_CONFIG = config_flags.DEFINE_config_file(
+    'config', help_string='path of a config, with :variant')
+_WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'folder of the run; runs/<name>-<time> by default')
+
+
+def main(argv: list[str]) -> int:
+  """Runs the command; returns its exit code."""
+  try:
+    rest = flags.FLAGS(argv)[1:]
+    if rest or _CONFIG.value is None:
+      print('expected --config=configs/<name>.py[:variant]'
+            f'{", got " + " ".join(rest) if rest else ""}', file=sys.stderr)
+      return 2
+  except (flags.Error, OSError, AttributeError, KeyError, TypeError,
+          ValueError) as error:
+    print(f'{error}'.strip('\'"').splitlines()[0], file=sys.stderr)
+    return 2
+  workdir = _WORKDIR.value
+  if workdir is None:
+    name = pathlib.Path(
+        config_flags.get_config_filename(flags.FLAGS['config'])).stem
+    workdir = f'runs/{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}'
+    print(f'workdir: {workdir}')
+
+  from experiments import checks  # after the flags: importing takes seconds
+  from experiments import train
+  try:
+    train.train(_CONFIG.value, pathlib.Path(workdir))
+    return 0
+  except KeyboardInterrupt:
+    print(f'interrupted and saved; resume with --workdir={workdir}',
+          file=sys.stderr)
+    return 130
+  except checks.UserError as error:
+    print(error, file=sys.stderr)
+    return 2
+  except checks.RunError as error:
+    print(error, file=sys.stderr)
+    return 1
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv))

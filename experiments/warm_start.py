@@ -1,0 +1,99 @@
+"""Imitation of scripted demonstrations, cached by what determines them."""
+
+from collections.abc import Callable
+import hashlib
+import inspect
+import os
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from experiments import worlds
+from step_jax import imitation
+from step_jax import rollout
+from step_jax import workers
+from step_jax.policies import base
+from step_jax.policies import element
+
+_DEMONSTRATIONS = 2**32 - 1  # in the place of a round in seeds
+
+
+def warm_start(
+    config: ml_collections.ConfigDict,
+    world: worlds.World,
+    policy: base.Policy,
+    params: Any,
+    collect: Callable[..., rollout.Collection],
+    say: Callable[[str], None],
+) -> Any:
+  """Returns parameters after imitation, from the cache if they are there.
+
+  Args:
+    config: of the run.
+    world: its environments.
+    policy: the policy.
+    params: fresh parameters.
+    collect: `(jobs, act)` -> `Collection`.
+    say: tells the person a line.
+  """
+  path = _cache_path(config, world)
+  leaves, structure = jax.tree.flatten(params)
+  if path.exists():
+    say(f'warm start: read from {path}')
+    with np.load(path, allow_pickle=False) as saved:
+      return jax.tree.unflatten(
+          structure, [saved[f'{i}'] for i in range(len(leaves))])
+
+  jobs = [
+      workers.Job(slot, slot // config.warm_start.demonstrations,
+                  worlds.training_seed(config.seed, _DEMONSTRATIONS, slot),
+                  expert=True)
+      for slot in range(
+          len(world.tasks) * config.warm_start.demonstrations)]
+  trajectory = collect(jobs, rollout.expert_actor).trajectory
+  solved = trajectory.valid & trajectory.successes
+  where = trajectory.step_mask & solved[:, None]
+  say(f'warm start: {int(solved.sum())} of {len(jobs)} demonstrations solved '
+      f'their task, {int(where.sum())} steps to imitate')
+  if not where.any():
+    return params
+  observations = jax.tree.map(lambda x: x[where], trajectory.observations)
+  tokens = trajectory.actions[where]
+  params, losses = imitation.imitate(
+      jax.random.key(config.seed), params, observations, tokens,
+      log_prob_fn=policy.log_prob, num_steps=config.warm_start.num_steps,
+      batch_size=config.warm_start.batch_size,
+      learning_rate=config.warm_start.learning_rate,
+      temperature=config.temperature)
+  losses = jax.device_get(losses)
+  say(f'warm start: imitation loss {losses[0]:.2f} -> {losses[-1]:.2f}')
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_suffix(f'.{os.getpid()}.npz')
+  np.savez(partial, **{
+      f'{i}': leaf for i, leaf in enumerate(
+          jax.device_get(jax.tree.leaves(params)))})
+  os.replace(partial, path)
+  return params
+
+
+def _cache_path(
+    config: ml_collections.ConfigDict, world: worlds.World) -> pathlib.Path:
+  """Named by all that the result depends on: settings and source code."""
+  env_class = world.make_env.func  # type: ignore[attr-defined]
+  sources = sorted(
+      pathlib.Path(inspect.getfile(env_class)).parent.glob('*.py'))
+  sources += [pathlib.Path(inspect.getfile(module))
+              for module in (imitation, element)]
+  digest = hashlib.sha256(repr((
+      world.tasks, config.env.name, config.max_steps, config.seed,
+      config.temperature,
+      sorted(config.warm_start.items()), sorted(config.policy.items()),
+      jax.__version__)).encode())
+  for source in sources:
+    digest.update(source.read_bytes())
+  root = pathlib.Path(
+      os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
+  return root / 'step_jax' / f'warm_start_{digest.hexdigest()[:16]}.npz'

@@ -1,0 +1,107 @@
+"""The environments that configs name, and the seeds of their episodes."""
+
+from collections.abc import Callable
+import functools
+import sys
+from typing import Any, NamedTuple
+
+import gymnasium
+import ml_collections
+import numpy as np
+
+from experiments import checks
+from step_jax import workers
+from step_jax.envs import base
+
+_ALIASES = {'miniwob': 'step_jax.envs.miniwob:MiniWobEnv'}
+# Training episodes have seeds below, evaluation episodes from here on.
+FIRST_EVAL_SEED = 2**30
+
+
+class World(NamedTuple):
+  """An environment as a run sees it."""
+  tasks: tuple[str, ...]  # N names; a task id is an index
+  make_env: Callable[[], gymnasium.Env]  # picklable
+  example: Any  # an observation without history, for shapes
+
+
+def make_world(
+    config: ml_collections.ConfigDict, split: str = 'train') -> World:
+  """Returns the world of a config.
+
+  `env.name` names a `gymnasium.Env` that yields element observations and takes
+  `tasks` and `max_steps`; its module lists TRAIN_TASKS and HELD_OUT_TASKS.
+
+  Args:
+    config: the run's config.
+    split: 'train' (`env.tasks`, or the training set), 'held_out' or 'all'.
+
+  Raises:
+    UserError: for an unknown environment, or programs that are missing.
+  """
+  env_class = checks.load_attribute(
+      _ALIASES.get(config.env.name, config.env.name))
+  module = sys.modules[env_class.__module__]
+  train = tuple(config.env.tasks) or tuple(module.TRAIN_TASKS)
+  tasks = {
+      'train': train,
+      'held_out': tuple(module.HELD_OUT_TASKS),
+      'all': train + tuple(
+          name for name in module.HELD_OUT_TASKS if name not in train),
+  }[split]
+  if not tasks:
+    raise checks.UserError(f'{config.env.name} has no tasks in split {split}')
+  if len(set(tasks)) < len(tasks):
+    raise checks.UserError('expected every task once in env.tasks')
+  if hasattr(module, 'check_requirements'):
+    try:
+      module.check_requirements()
+    except base.MissingProgramError as error:
+      raise checks.UserError(str(error)) from error
+  make_env = functools.partial(
+      env_class, tasks=tasks, max_steps=config.max_steps)
+  example = base.encode_screen(base.make_screen('', ()))
+  return World(tasks, make_env, example)
+
+
+def make_pool(
+    world: World, config: ml_collections.ConfigDict) -> workers.WorkerPool:
+  """Starts the environments of a world."""
+  return workers.WorkerPool(
+      world.make_env, num_workers=config.env.num_workers,
+      step_timeout=config.env.step_timeout,
+      start_timeout=config.env.start_timeout)
+
+
+def base_task_ids(
+    seed: int, round_index: int, num_base_tasks: int, num_tasks: int
+) -> np.ndarray:
+  """Base tasks of a round: a block of an endless run of permutations.
+
+  Args:
+    seed: of the run.
+    round_index: counted from 0.
+    num_base_tasks: Q.
+    num_tasks: N.
+
+  Returns:
+    `[Q]` int32; each epoch's permutation is derived from (seed, epoch).
+  """
+  positions = round_index * num_base_tasks + np.arange(num_base_tasks)
+  epochs, index = np.divmod(positions, num_tasks)
+  orders = {
+      epoch: np.random.default_rng([seed, epoch]).permutation(num_tasks)
+      for epoch in set(epochs.tolist())}
+  return np.array(
+      [orders[epoch][i] for epoch, i in zip(epochs.tolist(), index)], np.int32)
+
+
+def training_seed(seed: int, *numbers: int) -> int:
+  """Environment seed of (seed, round, task): all copies start alike."""
+  state = np.random.SeedSequence([seed, *numbers]).generate_state(1)
+  return int(state[0]) % FIRST_EVAL_SEED
+
+
+def eval_seed(episode: int) -> int:
+  """Environment seed of an evaluation episode, the same for every run."""
+  return FIRST_EVAL_SEED + episode

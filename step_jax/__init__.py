@@ -1,0 +1,47 @@
+"""STEP in JAX: success-rate-aware training of agents that use computers.
+
+The functions and records listed here are pure and work on plain arrays; the
+host side (environments, workers, checkpoints) is imported by module.
+"""
+
+from step_jax.advantages import group_relative_advantages
+from step_jax.advantages import leave_one_out_advantages
+from step_jax.advantages import step_group_advantages
+from step_jax.advantages import success_weighted_advantages
+from step_jax.credit import assign_credit
+from step_jax.credit import propose_tasks
+from step_jax.learner import Learner
+from step_jax.learner import make_learner
+from step_jax.losses import clipped_surrogate_loss
+from step_jax.resampling import replacement_probability
+from step_jax.resampling import resample_tasks
+from step_jax.steps import flatten_steps
+from step_jax.success_rate import count_outcomes
+from step_jax.success_rate import ema_success_rate
+from step_jax.success_rate import update_success_rate
+from step_jax.types import LearnerState
+from step_jax.types import RoundBatch
+from step_jax.types import StepBatch
+from step_jax.types import Trajectory
+
+__all__ = (
+    'Learner',
+    'LearnerState',
+    'RoundBatch',
+    'StepBatch',
+    'Trajectory',
+    'assign_credit',
+    'clipped_surrogate_loss',
+    'count_outcomes',
+    'ema_success_rate',
+    'flatten_steps',
+    'group_relative_advantages',
+    'leave_one_out_advantages',
+    'make_learner',
+    'propose_tasks',
+    'replacement_probability',
+    'resample_tasks',
+    'step_group_advantages',
+    'success_weighted_advantages',
+    'update_success_rate',
+)

@@ -1,0 +1,263 @@
+"""The two jitted halves of a round, and the table of methods (method 5)."""
+
+import dataclasses
+import functools
+from typing import Any, Callable, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from step_jax import advantages as advantages_lib
+from step_jax import resampling
+from step_jax import steps
+from step_jax import success_rate as success_rate_lib
+from step_jax import types
+
+
+def _success_weighted(trajectory, success_rate, group_size):
+  del group_size
+  return advantages_lib.success_weighted_advantages(
+      trajectory.returns, trajectory.task_ids, success_rate,
+      where=trajectory.valid)
+
+
+def _over_groups(function, trajectory, success_rate, group_size):
+  del success_rate
+  num_slots = trajectory.returns.shape[0]
+  return function(
+      trajectory.returns, jnp.arange(num_slots) // group_size,
+      num_groups=num_slots // group_size, where=trajectory.valid)
+
+
+_group_relative = functools.partial(
+    _over_groups, advantages_lib.group_relative_advantages)
+_leave_one_out = functools.partial(
+    _over_groups, advantages_lib.leave_one_out_advantages)
+
+
+class Method(NamedTuple):
+  """What distinguishes the methods; everything else is shared."""
+  advantages: Callable[..., chex.Array]
+  resample: bool = False  # SR-Traj
+  augment: bool = False  # SL-GRPO
+  trajectory_mean: bool = False  # token losses averaged within a trajectory
+
+
+METHODS = {
+    'trajectory_grpo': Method(_group_relative, trajectory_mean=True),
+    'step_grpo': Method(_group_relative),
+    'rloo': Method(_leave_one_out),
+    'step': Method(_success_weighted, resample=True, augment=True),
+    'step_no_resampling': Method(_success_weighted, augment=True),
+    'step_no_augmentation': Method(_success_weighted, resample=True),
+    'step_advantage_only': Method(_success_weighted),
+}
+
+
+@functools.partial(
+    jax.jit, static_argnames=('method', 'group_size', 'threshold',
+                              'sharpness'))
+def propose_tasks(
+    rng_key: chex.PRNGKey,
+    base_task_ids: chex.Array,
+    success_rate: chex.Array,
+    *,
+    method: Method,
+    group_size: int,
+    threshold: float = 0.6,
+    sharpness: float = 10.0,
+) -> chex.Array:
+  """Tasks of the round's slots: resampled, or G copies of each base task.
+
+  Args:
+    rng_key: key of the round.
+    base_task_ids: `[Q]` int.
+    success_rate: `[N]` s_hat.
+    method: an entry of `METHODS`.
+    group_size: G.
+    threshold: s_0.
+    sharpness: kappa.
+
+  Returns:
+    `[Q*G]` int32.
+  """
+  if not method.resample:
+    return jnp.repeat(base_task_ids, group_size).astype(jnp.int32)
+  return resampling.resample_tasks(
+      rng_key, base_task_ids, success_rate, group_size=group_size,
+      threshold=threshold, sharpness=sharpness)
+
+
+@functools.partial(
+    jax.jit, static_argnames=('method', 'group_size', 'low_threshold',
+                              'ema_decay'))
+def assign_credit(
+    trajectory: types.Trajectory,
+    success_rate: chex.Array,
+    *,
+    method: Method,
+    group_size: int,
+    low_threshold: float = 0.2,
+    ema_decay: float | None = None,
+) -> tuple[types.StepBatch, chex.Array, chex.Array]:
+  """Turns a round of trajectories into step samples with advantages.
+
+  Args:
+    trajectory: the round, B = Q*G.
+    success_rate: `[N]` s_hat before the round.
+    method: an entry of `METHODS`.
+    group_size: G.
+    low_threshold: s_low; steps of tasks at or below it are to be augmented.
+    ema_decay: None for the adaptive rule, else d of the fixed-decay one.
+
+  Returns:
+    `(singles, low, success_rate)`: step samples with S = B*T and K = 1, those
+    without a signal masked out; `[S]` bool, the samples that step-level groups
+    shall replace; `[N]` s_hat after the round.
+
+  Raises:
+    ValueError: if the method augments and `group_size` is odd or less than 4.
+  """
+  if method.augment and (group_size % 2 or group_size < 4):
+    raise ValueError(
+        'expected an even group_size of at least 4 with augmentation, got '
+        f'{group_size}')
+  collected, succeeded = success_rate_lib.count_outcomes(
+      trajectory.task_ids, trajectory.successes,
+      num_tasks=success_rate.shape[0], where=trajectory.valid)
+  if ema_decay is None:
+    success_rate = success_rate_lib.update_success_rate(
+        success_rate, collected, succeeded, group_size=group_size)
+  else:
+    success_rate = success_rate_lib.ema_success_rate(
+        success_rate, collected, succeeded, decay=ema_decay)
+  advantages = method.advantages(trajectory, success_rate, group_size)
+  if method.trajectory_mean:
+    advantages = advantages * _length_weights(trajectory, advantages)
+
+  singles = steps.flatten_steps(
+      trajectory, advantages, where=advantages != 0)
+  low = success_rate[trajectory.task_ids] <= low_threshold
+  low = jnp.repeat(low, trajectory.step_mask.shape[1]) & singles.mask[:, 0]
+  return singles, low & method.augment, success_rate
+
+
+def _length_weights(
+    trajectory: types.Trajectory, advantages: chex.Array) -> chex.Array:
+  """`[B]` factors that make the token mean a mean over trajectories of means.
+
+  sum_b f_b A_b / (B' n_b) = sum_b f_b A_b w_b / M with w_b = M / (B' n_b): n_b
+  tokens of trajectory b, M tokens and B' trajectories that carry a signal.
+  """
+  mask = trajectory.token_mask & trajectory.step_mask[..., None]
+  counts = jnp.sum(mask, axis=(1, 2))
+  used = trajectory.valid & (advantages != 0) & (counts > 0)
+  total = jnp.sum(jnp.where(used, counts, 0))
+  mean = total / jnp.maximum(jnp.sum(used), 1)
+  return jnp.where(used, mean / jnp.maximum(counts, 1), 0)
+
+
+@jax.jit
+def row_keys(
+    rng_key: chex.PRNGKey, slots: chex.Array, step_ids: chex.Array,
+    candidate: chex.Array | int,
+) -> chex.PRNGKey:
+  """One key for each row: of (round, slot, step, candidate), nothing else.
+
+  Args:
+    rng_key: key of (seed, round).
+    slots: `[B]` int.
+    step_ids: `[B]` int.
+    candidate: 0 for the action that is taken, 1 .. K-1 for alternatives.
+
+  Returns:
+    `[B]` keys.
+  """
+  def fold(slot, step_id):
+    key = jax.random.fold_in(jax.random.fold_in(rng_key, slot), step_id)
+    return jax.random.fold_in(key, candidate)
+  return jax.vmap(fold)(slots, step_ids)
+
+
+@functools.partial(
+    jax.jit, static_argnames=('sample_fn', 'matches_fn', 'max_steps',
+                              'num_candidates', 'micro_batch_size'))
+def augment_steps(
+    rng_key: chex.PRNGKey,
+    params: Any,
+    singles: types.StepBatch,
+    low: chex.Array,
+    *,
+    sample_fn: Callable[..., Any],
+    matches_fn: Callable[..., chex.Array],
+    max_steps: int,
+    num_candidates: int,
+    micro_batch_size: int = 8,
+) -> types.RoundBatch:
+  """SL-GRPO: groups of alternatives at stored states (paper, section 5.3).
+
+  K - 1 alternatives are drawn at each low step's observation; no environment is
+  touched, and their log-probs are those of the policy that draws them. Only
+  low steps are computed, in micro-batches of a fixed size.
+
+  Args:
+    rng_key: key of (seed, round), the one the trajectories were drawn with.
+    params: of the behaviour policy.
+    singles: K = 1, S = B*T, from `assign_credit`.
+    low: `[S]` bool, the samples to replace by groups.
+    sample_fn: `(params, keys [B], observation [B, ...])` -> `ActionSample`.
+    matches_fn: a codec's `matches`.
+    max_steps: T.
+    num_candidates: K.
+    micro_batch_size: states sampled at once.
+
+  Returns:
+    The round's batch: singles without the low steps, and their groups. A group
+    in which all match has advantage 0, so the learner drops it.
+  """
+  order, count = steps.partition(low)
+  groups = jax.tree.map(
+      lambda x: jnp.repeat(x, num_candidates, axis=1),
+      dataclasses.replace(singles, observations=None))
+
+  def body(state):
+    position, drawn = state
+    index = position + jnp.arange(micro_batch_size)
+    rows = order.at[index].get(mode='clip')
+    observation = jax.tree.map(lambda x: x[rows], singles.observations)
+
+    def alternative(candidate):
+      keys = row_keys(rng_key, rows // max_steps, rows % max_steps, candidate)
+      return sample_fn(params, keys, observation)
+
+    sample = jax.vmap(alternative, out_axes=1)(jnp.arange(1, num_candidates))
+    target = jnp.where(index < count, rows, low.shape[0])  # dropped if idle
+    return position + micro_batch_size, tuple(
+        old.at[target, 1:].set(new, mode='drop')
+        for old, new in zip(drawn, sample))
+
+  drawn = (groups.actions, groups.log_probs, groups.token_mask)
+  _, (actions, log_probs, token_mask) = jax.lax.while_loop(
+      lambda state: state[0] < count, body, (jnp.int32(0), drawn))
+  mask = jnp.broadcast_to(low[:, None], groups.mask.shape)
+  agree = matches_fn(singles.observations, actions)
+  groups = types.StepBatch(
+      observations=singles.observations, actions=actions, log_probs=log_probs,
+      token_mask=token_mask & mask[..., None],
+      advantages=advantages_lib.step_group_advantages(
+          singles.advantages[:, 0], agree, where=mask),
+      mask=mask)
+  return types.RoundBatch(
+      singles=dataclasses.replace(singles, mask=singles.mask & ~low[:, None]),
+      groups=groups, single_units=jnp.arange(low.shape[0]))
+
+
+def without_groups(
+    singles: types.StepBatch, *, method: Method, max_steps: int
+) -> types.RoundBatch:
+  """The round's batch of a method without step-level groups."""
+  rows = jnp.arange(singles.mask.shape[0])
+  return types.RoundBatch(
+      singles=singles, groups=None,
+      single_units=rows // max_steps if method.trajectory_mean else rows)

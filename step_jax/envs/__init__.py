@@ -1,0 +1,1 @@
+"""Worlds: `gymnasium.Env`s that show elements and take token actions."""

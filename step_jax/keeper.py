@@ -1,0 +1,299 @@
+"""The process that starts environment workers and buries them.
+
+One keeper serves one `WorkerPool`; `step_jax.processes` runs this file as a
+program. It holds nothing but the standard library and what the factory of the
+environments imports, so it forks a worker in milliseconds, away from the
+threads of JAX. It obeys ('factory', arguments), ('start', serial number),
+which comes with a socket for the worker, and ('kill', serial number).
+
+Everything that a worker starts, however deep, in whatever session (Chromium's
+crash handlers move to their own), stays below the keeper in the process tree:
+keeper and workers are child subreapers. When a worker has died the keeper
+kills all that is left of it; when the pool's process has ended, in whatever
+way, the socket closes and the keeper kills everything and goes.
+
+Linux is needed for that (`/proc` and `prctl`). On other systems only the
+worker's own process group is killed.
+"""
+import collections
+from collections.abc import Callable, Collection
+import contextlib
+import ctypes
+import os
+import pickle
+import runpy
+import select
+import shutil
+import signal
+import socket
+import struct
+import sys
+import tempfile
+import time
+import traceback
+import types
+from typing import Any
+import warnings
+
+_HEADER = struct.Struct('!Q')
+_LINUX = sys.platform == 'linux'
+_PR_SET_CHILD_SUBREAPER = 36
+_PATIENCE = 5.0   # seconds for killed processes to vanish
+
+
+class Channel:
+  """Pickled messages over a stream socket, whole or not at all."""
+
+  def __init__(self, connection: socket.socket):
+    self._socket = connection
+    self._buffer = bytearray()
+    self._fds: collections.deque[int] = collections.deque()
+
+  def fileno(self) -> int:
+    return self._socket.fileno()
+
+  def send(self, message: Any, *, fd: int | None = None) -> None:
+    """Sends a message, with a file descriptor if the receiver expects one."""
+    data = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    data = _HEADER.pack(len(data)) + data
+    if fd is not None:   # The descriptor travels with the first byte.
+      socket.send_fds(self._socket, [data[:1]], [fd])
+      data = data[1:]
+    self._socket.sendall(data)
+
+  def receive(self) -> list[Any]:
+    """Reads once; returns the messages that are complete, perhaps none.
+
+    After the socket has become readable this does not block, even when the
+    sender stopped in the middle of a message.
+
+    Raises:
+      EOFError: the other side has closed.
+      OSError: the connection was lost.
+    """
+    data, fds, _, _ = socket.recv_fds(self._socket, 1 << 20, 1)
+    self._fds.extend(fds)
+    if not data:
+      raise EOFError('the other side has closed')
+    self._buffer += data
+    messages = []
+    while len(self._buffer) >= _HEADER.size:
+      end = _HEADER.size + _HEADER.unpack_from(self._buffer)[0]
+      if len(self._buffer) < end:
+        break
+      messages.append(pickle.loads(self._buffer[_HEADER.size:end]))
+      del self._buffer[:end]
+    return messages
+
+  def take_fd(self) -> int:
+    """Returns the oldest file descriptor that came with a message."""
+    fd = self._fds.popleft()
+    os.set_inheritable(fd, False)
+    return fd
+
+  def close(self) -> None:
+    """Closes the socket and the file descriptors that nobody took."""
+    self._socket.close()
+    while self._fds:
+      os.close(self._fds.popleft())
+
+
+class _Keeper:
+  """Starts, kills and buries workers as the pool commands."""
+
+  def __init__(self, control: Channel):
+    self._control = control
+    self._live: dict[int, int] = {}   # serial number -> process id
+    self._make_env: Callable[[], Any] = lambda: None   # until told
+    self._close_timeout = 0.0
+    self._base = tempfile.mkdtemp(prefix='step_jax_')
+    self._wake, wake_end = os.pipe()
+    os.set_blocking(self._wake, False)
+    os.set_blocking(wake_end, False)
+    signal.set_wakeup_fd(wake_end, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)   # It only wakes.
+
+  def run(self) -> None:
+    control = self._control.fileno()
+    try:
+      while True:
+        ready, _, _ = select.select([control, self._wake], [], [])
+        if self._wake in ready:
+          os.read(self._wake, 4096)
+          self._sweep()
+        if control in ready:
+          for command, argument in self._control.receive():
+            self._obey(command, argument)
+    except (EOFError, ConnectionError):
+      pass   # The pool's process has ended or closed the socket.
+    finally:
+      self._close()
+
+  def _obey(self, command: str, argument: Any) -> None:
+    if command == 'factory':
+      self._close_timeout = argument.pop('close_timeout')
+      self._make_env = _load(**argument)
+    elif command == 'start':
+      self._start(argument, self._control.take_fd())
+    elif command == 'kill' and argument in self._live:
+      _kill(self._live[argument])
+
+  def _start(self, serial: int, fd: int) -> None:
+    directory = os.path.join(self._base, str(serial))
+    with contextlib.suppress(OSError), warnings.catch_warnings():
+      warnings.simplefilter('ignore', DeprecationWarning)   # numpy's threads
+      os.makedirs(directory)
+      pid = os.fork()
+      if pid == 0:
+        self._become_worker(fd, directory)
+      self._live[serial] = pid
+    os.close(fd)
+
+  def _become_worker(self, fd: int, directory: str) -> None:
+    """Runs a worker in a forked process and never returns."""
+    try:
+      signal.set_wakeup_fd(-1)
+      for name in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, signal.SIG_DFL)
+      os.setsid()
+      _become_subreaper()
+      self._control.close()   # and the sockets of workers to come
+      os.environ['TMPDIR'] = directory
+      tempfile.tempdir = None
+      _work(self._make_env, Channel(socket.socket(fileno=fd)))
+    except BaseException:
+      traceback.print_exc()
+    finally:
+      with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+      os._exit(0)
+
+  def _sweep(self) -> None:
+    """Kills whatever dead workers left behind, processes and folders."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+      self._reap()
+      doomed = _descendants(os.getpid(), spare=self._live.values())
+      if not doomed or time.monotonic() > deadline:
+        break
+      for pid in doomed:
+        _kill(pid)
+      time.sleep(0.005)
+    with contextlib.suppress(FileNotFoundError):
+      for name in os.listdir(self._base):
+        if int(name) not in self._live:
+          shutil.rmtree(os.path.join(self._base, name), ignore_errors=True)
+
+  def _reap(self) -> None:
+    with contextlib.suppress(ChildProcessError):
+      while pid := os.waitpid(-1, os.WNOHANG)[0]:
+        if not _LINUX:
+          _kill(pid)   # It is dead; the rest of its group may not be.
+        self._live = {s: p for s, p in self._live.items() if p != pid}
+
+  def _close(self) -> None:
+    """Lets the workers close their environments, then kills all."""
+    deadline = time.monotonic() + self._close_timeout
+    while self._live and time.monotonic() < deadline:
+      time.sleep(0.005)
+      self._reap()
+    for pid in self._live.values():
+      _kill(pid)
+    self._live.clear()   # Nothing is spared any more.
+    self._sweep()
+    shutil.rmtree(self._base, ignore_errors=True)
+
+
+def _load(factory: bytes, path: list[str], argv: list[str],
+          main: str | None) -> Any:
+  """Unpickles the factory; one that fails gives workers that say so."""
+  sys.path[:] = path
+  sys.argv[:] = argv
+  script = sys.modules['__main__'] = types.ModuleType('__main__')
+  try:
+    try:
+      return pickle.loads(factory)
+    except AttributeError:   # It may live in the script that was started.
+      if main is None:
+        raise
+      script.__dict__['__keeper__'] = True   # It must make no pool now.
+      script.__dict__.update(runpy.run_path(main, run_name='__mp_main__'))
+      return pickle.loads(factory)
+  except Exception as error:
+    failure = error
+
+  def make_env() -> Any:
+    raise failure
+  return make_env
+
+
+def _become_subreaper() -> None:
+  if _LINUX:
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _kill(pid: int) -> None:
+  with contextlib.suppress(ProcessLookupError, PermissionError):
+    (os.kill if _LINUX else os.killpg)(pid, signal.SIGKILL)
+
+
+def _descendants(root: int, *, spare: Collection[int]) -> list[int]:
+  """Returns the processes below `root`, without those spared and theirs."""
+  children = collections.defaultdict(list)
+  for name in os.listdir('/proc') if _LINUX else ():
+    if name.isdigit():
+      with contextlib.suppress(OSError), open(f'/proc/{name}/stat', 'rb') as f:
+        parent = int(f.read().rpartition(b')')[2].split()[1])
+        children[parent].append(int(name))
+  found = []
+  frontier = [root]
+  while frontier:
+    below = [p for p in children[frontier.pop()] if p not in spare]
+    found += below
+    frontier += below
+  return found
+
+
+def _work(make_env: Callable[[], Any], channel: Channel) -> None:
+  """Serves one environment until the pool's process closes the channel."""
+  env = None
+  try:
+    channel.send(('started', os.getpid()))
+    try:
+      env = make_env()
+    except Exception as error:
+      channel.send(('start_error', *_describe(error)))
+      return
+    channel.send(('ready',))
+    while True:
+      for command, argument in channel.receive():
+        try:
+          answer = ('result', *_execute(env, command, argument))
+        except Exception as error:
+          answer = ('error', *_describe(error))
+        channel.send(answer)
+  except (EOFError, ConnectionError):
+    if env is not None:
+      env.close()
+
+
+def _execute(env: Any, command: str, argument: Any) -> tuple[Any, ...]:
+  if command == 'reset':
+    observation, info = env.reset(**argument)
+    return observation, 0.0, False, info
+  observation, reward, terminated, truncated, info = env.step(argument)
+  done = bool(terminated or truncated)
+  return None if done else observation, float(reward), done, info
+
+
+def _describe(error: Exception) -> tuple[str, str, str]:
+  return (type(error).__name__, str(error),
+          ''.join(traceback.format_exception(error)))
+
+
+if __name__ == '__main__':
+  for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(ignored, signal.SIG_IGN)
+  _become_subreaper()
+  _Keeper(Channel(socket.socket(fileno=int(sys.argv[1])))).run()

@@ -1,0 +1,91 @@
+"""The clipped surrogate objective, one for every method (method 4)."""
+
+import chex
+import jax.numpy as jnp
+
+from step_jax import masking
+
+# exp() of a larger log-ratio overflows float32 in the gradient; the clip range
+# is left long before.
+_MAX_LOG_RATIO = 20.0
+
+
+def clipped_surrogate_loss(
+    log_probs: chex.Array,
+    behaviour_log_probs: chex.Array,
+    advantages: chex.Array,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.3,
+    where: chex.Array,
+    normaliser: chex.Array | float | None = None,
+) -> chex.Array:
+  """-J, J = sum of min(rho A, clip(rho, 1 - low, 1 + high) A) / valid tokens.
+
+  Args:
+    log_probs: `[..., L]` of the policy being trained.
+    behaviour_log_probs: `[..., L]` of the policy that produced the tokens,
+      under the same temperature and legality masks.
+    advantages: `[...]`, one for each response.
+    clip_low: rho is clipped at 1 - clip_low.
+    clip_high: rho is clipped at 1 + clip_high.
+    where: `[..., L]` bool, valid tokens.
+    normaliser: what the masked sum is divided by; its own number of valid
+      tokens by default. Pass the round's number of tokens per optimiser step
+      so that padding and splitting never change the gradient's meaning.
+
+  Returns:
+    `[]` the loss; 0 if nothing is valid.
+  """
+  ratio, advantages = _ratio(
+      log_probs, behaviour_log_probs, advantages, where)
+  clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
+  objective = jnp.minimum(ratio * advantages, clipped * advantages)
+  if normaliser is None:
+    normaliser = jnp.sum(where)
+  # Nothing valid is divided by 1.
+  return -masking.masked_sum(objective, where) / jnp.where(
+      normaliser == 0, 1, normaliser)
+
+
+def surrogate_statistics(
+    log_probs: chex.Array,
+    behaviour_log_probs: chex.Array,
+    advantages: chex.Array,
+    *,
+    clip_low: float,
+    clip_high: float,
+    where: chex.Array,
+) -> dict[str, chex.Array]:
+  """Sums over valid tokens that tell how far the policy has moved.
+
+  The arguments are those of `clipped_surrogate_loss`.
+
+  Returns:
+    `clipped`: tokens whose gradient the clip removes; `kl`: the estimator
+    rho - 1 - log rho of KL(behaviour || policy), summed.
+  """
+  ratio, advantages = _ratio(
+      log_probs, behaviour_log_probs, advantages, where)
+  clipped = jnp.where(
+      advantages > 0, ratio > 1 + clip_high,
+      (advantages < 0) & (ratio < 1 - clip_low))
+  kl = ratio - 1 - jnp.log(ratio)
+  return {
+      'clipped': masking.masked_sum(clipped.astype(jnp.float32), where),
+      'kl': masking.masked_sum(kl, where),
+  }
+
+
+def _ratio(
+    log_probs: chex.Array,
+    behaviour_log_probs: chex.Array,
+    advantages: chex.Array,
+    where: chex.Array,
+) -> tuple[chex.Array, chex.Array]:
+  """rho and the advantages of each token `[..., L]`, 1 and 0 where masked."""
+  chex.assert_equal_shape([log_probs, behaviour_log_probs, where])
+  chex.assert_shape(advantages, log_probs.shape[:-1])
+  log_ratio = jnp.where(where, log_probs - behaviour_log_probs, 0)
+  ratio = jnp.exp(jnp.clip(log_ratio, -_MAX_LOG_RATIO, _MAX_LOG_RATIO))
+  return ratio, jnp.where(where, advantages[..., None], 0)

@@ -1,0 +1,1 @@
+"""Flax policies: what the learner and the rollout need of a network."""

@@ -1,0 +1,82 @@
+"""Pictures of a run: evaluation success, and where the effort went."""
+
+from collections.abc import Sequence
+import pathlib
+from typing import Any
+
+import matplotlib.figure
+from matplotlib import ticker
+import numpy as np
+
+
+def write_report(
+    directory: pathlib.Path,
+    rows: Sequence[dict[str, Any]],
+    tasks: Sequence[str],
+    *,
+    initial_success_rate: float | None = None,
+) -> list[pathlib.Path]:
+  """Draws `learning_curve.png` and `slots_per_task.png`.
+
+  Args:
+    directory: made if it is missing.
+    rows: of metrics.jsonl, in order.
+    tasks: N names.
+    initial_success_rate: evaluated before the first round.
+
+  Returns:
+    The paths of the pictures.
+  """
+  directory.mkdir(parents=True, exist_ok=True)
+  curve = directory / 'learning_curve.png'
+  _learning_curve(rows, initial_success_rate).savefig(curve, dpi=120)
+  slots = directory / 'slots_per_task.png'
+  _slots_per_task(rows, tasks).savefig(slots, dpi=120)
+  return [curve, slots]
+
+
+def _learning_curve(
+    rows: Sequence[dict[str, Any]], initial: float | None
+) -> matplotlib.figure.Figure:
+  """Evaluations, beside the success among what was sampled."""
+  figure = matplotlib.figure.Figure(figsize=(7, 4), layout='constrained')
+  axes = figure.subplots()
+  evaluated = [
+      (row['round'] + 1, row['eval_success_rate'])
+      for row in rows if row.get('eval_success_rate') is not None]
+  if initial is not None:
+    evaluated.insert(0, (0, initial))
+  axes.plot(
+      [row['round'] + 0.5 for row in rows],
+      [_percent(row['success_rate']) for row in rows], color='0.7',
+      label='sampled trajectories (a harder mix as tasks are mastered)')
+  axes.plot(
+      [x for x, _ in evaluated], [_percent(y) for _, y in evaluated], 'o-',
+      color='tab:blue', label='evaluation, temperature 0')
+  axes.set(xlabel='rounds of training', ylabel='success rate (%)',
+           ylim=(0, 102))
+  axes.legend(loc='lower right')
+  axes.grid(alpha=0.3)
+  return figure
+
+
+def _slots_per_task(
+    rows: Sequence[dict[str, Any]], tasks: Sequence[str]
+) -> matplotlib.figure.Figure:
+  """A heat map of trajectory slots, tasks over rounds."""
+  figure = matplotlib.figure.Figure(
+      figsize=(7, 1.5 + 0.22 * len(tasks)), layout='constrained')
+  axes = figure.subplots()
+  slots = np.array([row['slots_per_task'] for row in rows]).T
+  image = axes.imshow(
+      slots, aspect='auto', cmap='viridis', interpolation='nearest',
+      extent=(-0.5, slots.shape[1] - 0.5, len(tasks) - 0.5, -0.5))
+  axes.set(xlabel='round', title='trajectory slots of each task')
+  axes.set_yticks(range(len(tasks)), tasks, fontsize=8)
+  axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+  figure.colorbar(image, ax=axes)
+  return figure
+
+
+def _percent(rate: float | None) -> float:
+  return float('nan') if rate is None else 100 * rate

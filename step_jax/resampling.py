@@ -1,0 +1,88 @@
+"""SR-Traj: sampling effort moves from mastered tasks to tasks being learned.
+
+Paper, section 5.1; method 1.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def replacement_probability(
+    success_rate: chex.Array,
+    *,
+    threshold: float = 0.6,
+    sharpness: float = 10.0,
+) -> chex.Array:
+  """p_rep(s_hat) = 1 / (1 + exp(-kappa (s_hat - s_0))) (paper, section 5.1).
+
+  >>> round(float(replacement_probability(0.6)), 4)
+  0.5
+
+  Args:
+    success_rate: `[...]` s_hat.
+    threshold: s_0.
+    sharpness: kappa.
+
+  Returns:
+    `[...]` probabilities that a slot of the task is given away.
+
+  Raises:
+    ValueError: if `threshold` lies outside (0, 1] or `sharpness` is not
+      above 0.
+  """
+  if not 0 < threshold <= 1:
+    raise ValueError(f'expected threshold in (0, 1], got {threshold}')
+  if not sharpness > 0:
+    raise ValueError(f'expected sharpness > 0, got {sharpness}')
+  return jax.nn.sigmoid(sharpness * (jnp.asarray(success_rate) - threshold))
+
+
+def resample_tasks(
+    rng_key: chex.PRNGKey,
+    base_task_ids: chex.Array,
+    success_rate: chex.Array,
+    *,
+    group_size: int,
+    threshold: float = 0.6,
+    sharpness: float = 10.0,
+) -> chex.Array:
+  """Allocates the round's trajectory slots to tasks (SR-Traj, section 5.1).
+
+  Each base task gives G slots. Its first slot always keeps it; each of the
+  others is replaced with probability p_rep(s_hat) by a task drawn uniformly,
+  with replacement, from the task cache C_Q = {j : 0 < s_hat_j < s_0}. An empty
+  cache replaces nothing.
+
+  Args:
+    rng_key: key.
+    base_task_ids: `[Q]` int.
+    success_rate: `[N]` s_hat of all tasks.
+    group_size: G.
+    threshold: s_0.
+    sharpness: kappa.
+
+  Returns:
+    `[Q*G]` int32 task ids; slot q*G is base task q, slots q*G+1 .. q*G+G-1 may
+    be replaced.
+
+  Raises:
+    ValueError: if `group_size` is less than 1, or as above.
+  """
+  chex.assert_rank([base_task_ids, success_rate], 1)
+  if group_size < 1:
+    raise ValueError(f'expected group_size >= 1, got {group_size}')
+  replace_key, draw_key = jax.random.split(rng_key)
+  success_rate = jnp.asarray(success_rate)
+  shape = (base_task_ids.shape[0], group_size)
+  base = jnp.broadcast_to(
+      jnp.asarray(base_task_ids)[:, None], shape).astype(jnp.int32)
+
+  in_cache = (0 < success_rate) & (success_rate < threshold)
+  drawn = jax.random.categorical(
+      draw_key, jnp.where(in_cache, 0.0, -jnp.inf), shape=shape)
+  probability = replacement_probability(
+      success_rate[base_task_ids], threshold=threshold, sharpness=sharpness)
+  replaced = jax.random.uniform(replace_key, shape) < probability[:, None]
+  replaced = replaced.at[:, 0].set(False) & jnp.any(in_cache)
+  return jnp.where(replaced, drawn.astype(jnp.int32), base).reshape(-1)

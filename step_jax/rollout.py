@@ -1,0 +1,204 @@
+"""Collecting trajectories: environments that are ready share a policy call.
+
+The loop never waits for a particular environment. What waits for an action is
+answered at once, in one policy call of a fixed shape; idle rows are padding.
+Everything is stored by slot, and a retried episode is the same episode, since
+keys are a function of (seed, round, slot, step) alone.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import chex
+import jax
+import numpy as np
+
+from step_jax import credit
+from step_jax import types
+from step_jax import workers
+from step_jax.policies import base
+
+_POLL_SECONDS = 0.5  # how often a request to stop is looked at
+
+
+class Rows(NamedTuple):
+  """The environments that wait for an action."""
+  slots: np.ndarray  # [R] int
+  step_ids: np.ndarray  # [R] int
+  observations: Any  # pytree of [R, ...], history included
+  infos: Sequence[dict[str, Any]]  # [R]
+
+
+class ActFn(Protocol):
+
+  def __call__(self, rows: Rows) -> base.ActionSample:
+    """Returns an action for each row, as numpy arrays `[R, L]`."""
+
+
+class Progress(NamedTuple):
+  """What a person wants to see while trajectories are collected."""
+  finished: int  # trajectories that ended or were lost
+  succeeded: int
+  total: int
+
+
+class Collection(NamedTuple):
+  """A round of trajectories as numpy arrays, and what it took."""
+  trajectory: types.Trajectory
+  environment_steps: int  # actions sent, those of lost attempts included
+  environment_failures: int
+
+
+def policy_actor(
+    policy: base.Policy,
+    params: Any,
+    rng_key: chex.PRNGKey,
+    *,
+    temperature: float,
+    batch_size: int,
+) -> ActFn:
+  """Acts by the policy, `batch_size` rows at a call, padded to that number.
+
+  Args:
+    policy: the policy.
+    params: its parameters.
+    rng_key: key of (seed, round).
+    temperature: 0 for the most likely action.
+    batch_size: rows of a call. Keep it for a whole run: other batch sizes give
+      other bits.
+
+  Returns:
+    The function that `collect` asks for actions.
+  """
+  def act(rows):
+    parts = []
+    for start in range(0, len(rows.slots), batch_size):
+      real = min(batch_size, len(rows.slots) - start)
+      # Idle rows repeat the first one.
+      index = np.zeros(batch_size, np.int32)
+      index[:real] = np.arange(start, start + real)
+      slots, step_ids, observations = jax.tree.map(
+          lambda x: x[index], rows[:3])
+      keys = credit.row_keys(rng_key, slots, step_ids, 0)
+      sample = policy.sample(
+          params, keys, observations, temperature=temperature)
+      parts.append(jax.tree.map(lambda x: x[:real], jax.device_get(sample)))
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+  return act
+
+
+def expert_actor(rows: Rows) -> base.ActionSample:
+  """Acts as `info['expert_action']` says; log-probs are 0."""
+  tokens = np.array([info['expert_action'] for info in rows.infos], np.int32)
+  return base.ActionSample(
+      tokens, np.zeros(tokens.shape, np.float32), np.ones(tokens.shape, bool))
+
+
+def collect(
+    pool: workers.WorkerPool,
+    jobs: Sequence[workers.Job],
+    act: ActFn,
+    *,
+    example: Any,
+    codec: base.Codec,
+    num_tokens: int,
+    max_steps: int,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Collection:
+  """Plays every job and stores it by slot.
+
+  Args:
+    pool: environments.
+    jobs: slots 0 .. B-1, each once.
+    act: chooses actions.
+    example: one observation without history, for shapes.
+    codec: writes the history.
+    num_tokens: L.
+    max_steps: T; the environments end their episodes by then.
+    should_stop: asked now and then.
+    on_progress: told when an episode has ended.
+
+  Returns:
+    The trajectories, `[B, T, ...]`; lost ones have `valid` False.
+
+  Raises:
+    KeyboardInterrupt: when `should_stop()` says so.
+    RuntimeError: if an environment outlasts `max_steps`.
+  """
+  store = _allocate(jobs, example, codec, num_tokens, max_steps)
+  histories: dict[int, Any] = {}
+  num_steps = finished = 0
+  failures_before = pool.num_failures
+  # By task, since another task can be a page to load or an app to start.
+  pool.submit(sorted(jobs, key=lambda job: job.task_id))
+  while pool.pending:
+    if should_stop():
+      raise KeyboardInterrupt
+    events = pool.wait(timeout=_POLL_SECONDS)
+    for event in events:
+      slot = event.job.slot
+      if event.kind in ('failed', 'lost'):
+        store.step_mask[slot] = False
+        store.token_mask[slot] = False
+      if event.kind == 'finished':
+        store.valid[slot] = True
+        store.returns[slot] = event.reward
+        store.successes[slot] = event.reward > 0
+      if event.kind != 'observation':
+        histories.pop(slot, None)
+      if event.kind in ('finished', 'lost'):
+        finished += 1
+        on_progress(Progress(finished, int(store.successes.sum()), len(jobs)))
+    waiting = [event for event in events if event.kind == 'observation']
+    if waiting:
+      _answer(pool, waiting, act, store, histories, codec)
+      num_steps += len(waiting)
+  return Collection(store, num_steps, pool.num_failures - failures_before)
+
+
+def _answer(pool, waiting, act, store, histories, codec) -> None:
+  """Stores what was seen, chooses actions in one call and sends them."""
+  slots = np.array([event.job.slot for event in waiting], np.int32)
+  step_ids = store.step_mask[slots].sum(axis=1, dtype=np.int32)
+  max_steps = store.step_mask.shape[1]
+  if step_ids.max() >= max_steps:
+    raise RuntimeError(
+        f'expected an environment that ends within {max_steps} steps, got '
+        f'one that goes on (task {waiting[step_ids.argmax()].job.task_id})')
+  rows = [
+      event.observation
+      | {'history': histories.get(event.job.slot, codec.empty_history)}
+      for event in waiting]
+  observations = jax.tree.map(lambda *x: np.stack(x), *rows)
+  sample = act(Rows(
+      slots, step_ids, observations, [event.info for event in waiting]))
+  where = (slots, step_ids)
+  for stored, seen in zip(
+      jax.tree.leaves(store.observations), jax.tree.leaves(observations)):
+    stored[where] = seen
+  store.actions[where], store.log_probs[where], store.token_mask[where] = sample
+  store.step_mask[where] = True
+  for event, row, tokens in zip(waiting, rows, sample.tokens):
+    histories[event.job.slot] = codec.remember(row['history'], row, tokens)
+    pool.act(event.worker, tokens)
+
+
+def _allocate(
+    jobs: Sequence[workers.Job], example: Any, codec: base.Codec,
+    num_tokens: int, max_steps: int) -> types.Trajectory:
+  shape = (len(jobs), max_steps)
+  task_ids = np.zeros(len(jobs), np.int32)
+  task_ids[[job.slot for job in jobs]] = [job.task_id for job in jobs]
+  example = example | {'history': codec.empty_history}
+  return types.Trajectory(
+      task_ids=task_ids,
+      observations=jax.tree.map(
+          lambda x: np.zeros(shape + x.shape, x.dtype), example),
+      actions=np.zeros(shape + (num_tokens,), np.int32),
+      log_probs=np.zeros(shape + (num_tokens,), np.float32),
+      token_mask=np.zeros(shape + (num_tokens,), bool),
+      step_mask=np.zeros(shape, bool),
+      returns=np.zeros(len(jobs), np.float32),
+      successes=np.zeros(len(jobs), bool),
+      valid=np.zeros(len(jobs), bool))

@@ -1,0 +1,298 @@
+"""One process per environment, none of which waits for another.
+
+`WorkerPool` knows nothing of what the environments are: browsers, desktops or
+a counter. It starts processes, gives each the next episode as soon as it is
+free, and replaces those that hang, die, raise or report `info['failure']`.
+"""
+import collections
+from collections.abc import Callable, Iterable
+import dataclasses
+import math
+import time
+from typing import Any, NamedTuple
+
+import gymnasium
+
+from step_jax import processes
+
+__all__ = ['Event', 'Job', 'WorkerPool', 'WorkerStartError']
+
+
+class Job(NamedTuple):
+  """One episode to be played; `slot` is the caller's own number for it."""
+  slot: int
+  task_id: int
+  seed: int
+  expert: bool = False   # Ask the environment for info['expert_action'].
+
+
+class Event(NamedTuple):
+  """What happened to a job.
+
+  `kind` is 'observation': the environment waits for `WorkerPool.act`;
+  'finished': the episode ended with `reward`; 'failed': this attempt was lost
+  to infrastructure and the job will be played again from its start; or
+  'lost': so was the last attempt. After one of the last three the worker's
+  earlier observation is void.
+  """
+  kind: str
+  job: Job
+  worker: int   # 0 .. num_workers - 1, the number that `act` takes
+  attempt: int   # 0 at first
+  observation: Any = None   # at 'observation' only
+  reward: float = 0.0
+  info: dict[str, Any] = {}
+  message: str = ''   # at 'failed' and 'lost': the reason in a line
+
+
+class WorkerStartError(RuntimeError):
+  """The factory raised before any environment existed; `kind` names what."""
+
+  def __init__(self, message: str, kind: str):
+    super().__init__(message)
+    self.kind = kind
+
+
+@dataclasses.dataclass
+class _Worker:
+  """A process: starting -> idle -> busy -> waiting -> busy -> ... -> idle."""
+  serial: int
+  state: str = 'starting'
+  pid: int | None = None
+  warm: bool = False   # a reset has succeeded
+  limit: float = math.inf   # seconds for the current operation
+  deadline: float = math.inf
+  job: Job | None = None
+  attempt: int = 0
+
+  def expect(self, limit: float) -> None:
+    """Starts the clock of an answer due within `limit` seconds."""
+    self.limit = limit
+    self.deadline = time.monotonic() + limit
+
+
+class WorkerPool:
+  """Plays jobs in `num_workers` environment processes.
+
+  Use it as a context manager: no process outlives it, nor, should it be
+  killed, the process that made it. Each worker has a temporary folder of its
+  own as TMPDIR, removed with it. Workers ignore SIGINT.
+
+  Args:
+    make_env: picklable factory of a `gymnasium.Env` whose `reset` takes
+      `seed` and `options={'task_id': int, 'expert': bool}`. Importing its
+      module must neither start threads nor compute with JAX: workers are
+      forked after the import.
+    num_workers: number of processes.
+    step_timeout: seconds for a step, and for a reset but a worker's first.
+    start_timeout: seconds for the factory, and for a worker's first reset.
+    max_retries: how often a job is played again after a failure.
+    close_timeout: seconds for environments to close at the end.
+
+  Raises:
+    ValueError: an argument is out of range or not picklable.
+  """
+
+  def __init__(self, make_env: Callable[[], gymnasium.Env], *,
+               num_workers: int, step_timeout: float,
+               start_timeout: float = 60.0, max_retries: int = 2,
+               close_timeout: float = 3.0):
+    if num_workers < 1:
+      raise ValueError(f'expected num_workers >= 1, got {num_workers}')
+    if min(step_timeout, start_timeout) <= 0:
+      raise ValueError('expected positive time limits, got step_timeout='
+                       f'{step_timeout} and start_timeout={start_timeout}')
+    if max_retries < 0:
+      raise ValueError(f'expected max_retries >= 0, got {max_retries}')
+    self._step_timeout = step_timeout
+    self._start_timeout = start_timeout
+    self._max_retries = max_retries
+    self._queue: collections.deque[tuple[Job, int]] = collections.deque()
+    self._events: list[Event] = []
+    self._failures: collections.Counter[str] = collections.Counter()
+    self._any_ready = False
+    self._processes = processes.Processes(
+        make_env, close_timeout=close_timeout)
+    self._workers: list[_Worker | None] = [
+        self._start() for _ in range(num_workers)]
+
+  @property
+  def pending(self) -> int:
+    """Number of jobs neither finished nor lost."""
+    return len(self._queue) + sum(
+        w is not None and w.job is not None for w in self._workers)
+
+  @property
+  def failures(self) -> dict[str, int]:
+    """Failures of each kind: start, hang, death, exception, failure."""
+    return dict(self._failures)
+
+  @property
+  def num_failures(self) -> int:
+    """Number of infrastructure failures so far, of any kind."""
+    return self._failures.total()
+
+  @property
+  def worker_pids(self) -> tuple[int | None, ...]:
+    """Process ids by worker; None while one is being started."""
+    return tuple(w.pid if w else None for w in self._workers)
+
+  def submit(self, jobs: Iterable[Job]) -> None:
+    """Queues jobs; free workers begin at once."""
+    self._check_open()
+    self._queue.extend((job, 0) for job in jobs)
+    self._assign()
+
+  def act(self, worker: int, action: Any) -> None:
+    """Answers the last observation of a worker.
+
+    Raises:
+      ValueError: that worker does not wait for an action.
+    """
+    self._check_open()
+    asked = self._workers[worker]
+    if asked is None or asked.state != 'waiting':
+      state = asked.state if asked else 'down'
+      raise ValueError(f'expected a worker that waits for an action, got '
+                       f'worker {worker}, which is {state}')
+    self._ask(asked, 'step', action, self._step_timeout)
+
+  def wait(self, timeout: float | None = None) -> list[Event]:
+    """Returns all that has happened, blocking until something has.
+
+    Nothing ([]) comes back when `timeout` seconds have passed and when no
+    environment owes an answer: either no job is pending, or all wait for
+    `act`.
+
+    Raises:
+      WorkerStartError: the factory raised before any environment existed.
+      RuntimeError: the keeper process was killed.
+    """
+    self._check_open()
+    end = math.inf if timeout is None else time.monotonic() + timeout
+    while True:
+      self._assign()
+      blocking = not self._events and self._owed()
+      self._receive(end if blocking else 0.0)
+      self._expire()
+      self._assign()
+      if self._events or not blocking or time.monotonic() >= end:
+        events, self._events = self._events, []
+        return events
+
+  def close(self) -> None:
+    """Ends all processes; environments that answer close themselves."""
+    self._processes.close()
+
+  def __enter__(self) -> 'WorkerPool':
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    self.close()
+
+  def _check_open(self) -> None:
+    if not self._processes.alive:
+      raise ValueError('expected an open pool, got a closed one')
+
+  def _owed(self) -> bool:
+    owing = {'busy', 'starting'} if self._queue else {'busy'}
+    return any(w is not None and w.state in owing for w in self._workers)
+
+  def _start(self) -> _Worker:
+    worker = _Worker(self._processes.start())
+    worker.expect(self._start_timeout)
+    return worker
+
+  def _assign(self) -> None:
+    """Gives queued jobs to idle workers; starts missing workers for them."""
+    for index, worker in enumerate(self._workers):
+      if not self._queue:
+        return
+      if worker is None:
+        self._workers[index] = self._start()
+      elif worker.state == 'idle':
+        worker.job, worker.attempt = job, _ = self._queue.popleft()
+        options = {'task_id': job.task_id, 'expert': job.expert}
+        self._ask(worker, 'reset', {'seed': job.seed, 'options': options},
+                  self._step_timeout if worker.warm else self._start_timeout)
+
+  def _ask(self, worker: _Worker, command: str, argument: Any,
+           limit: float) -> None:
+    worker.state = 'busy'
+    worker.expect(limit)
+    self._processes.send(worker.serial, (command, argument))
+
+  def _receive(self, end: float) -> None:
+    """Handles all messages that are there; waits for one until `end`."""
+    end = min([end, *(w.deadline for w in self._workers if w is not None)])
+    limit = None if end == math.inf else max(0.0, end - time.monotonic())
+    received = self._processes.receive(limit)
+    for index, worker in enumerate(self._workers):
+      if worker is None or worker.serial not in received:
+        continue
+      messages = received[worker.serial]
+      if messages is None:
+        self._fail(index, worker, 'death', 'the worker process died')
+      elif not messages:   # One is on its way.
+        worker.expect(worker.limit)
+      else:
+        for message in messages:
+          self._handle(index, worker, *message)
+
+  def _handle(self, index: int, worker: _Worker, kind: str,
+              *content: Any) -> None:
+    if kind == 'started':
+      worker.pid, = content
+      worker.expect(self._start_timeout)
+    elif kind == 'ready':
+      worker.state = 'idle'
+      worker.deadline = math.inf
+      self._any_ready = True
+    elif kind == 'result':
+      self._handle_result(index, worker, *content)
+    else:
+      name, message, text = content
+      if kind == 'start_error' and not self._any_ready:
+        error = WorkerStartError(message, name)
+        error.add_note(text)
+        raise error
+      kind = 'start' if kind == 'start_error' else 'exception'
+      self._fail(index, worker, kind, f'{name}: {message}',
+                 {'traceback': text})
+
+  def _handle_result(self, index: int, worker: _Worker, observation: Any,
+                     reward: float, done: bool, info: dict[str, Any]) -> None:
+    if info.get('failure'):
+      self._fail(index, worker, 'failure', str(info['failure']), info)
+      return
+    assert worker.job is not None
+    kind = 'finished' if done else 'observation'
+    self._events.append(Event(kind, worker.job, index, worker.attempt,
+                              observation, reward, info))
+    worker.warm = True
+    worker.deadline = math.inf
+    worker.state = 'idle' if done else 'waiting'
+    if done:
+      worker.job = None
+
+  def _expire(self) -> None:
+    now = time.monotonic()
+    for index, worker in enumerate(self._workers):
+      if worker is not None and worker.deadline <= now:
+        self._fail(index, worker, 'hang', f'no answer for {worker.limit:g} s')
+
+  def _fail(self, index: int, worker: _Worker, kind: str, message: str,
+            info: dict[str, Any] | None = None) -> None:
+    """Buries a worker; its job, or one that waits for it, loses an attempt."""
+    self._failures[kind] += 1
+    job, attempt = worker.job, worker.attempt
+    if worker.state == 'starting' and self._queue:
+      job, attempt = self._queue.popleft()
+    if job is not None:
+      again = attempt < self._max_retries
+      if again:
+        self._queue.append((job, attempt + 1))
+      self._events.append(Event('failed' if again else 'lost', job, index,
+                                attempt, info=info or {}, message=message))
+    self._processes.kill(worker.serial)
+    self._workers[index] = self._start() if worker.warm else None

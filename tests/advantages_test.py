@@ -1,0 +1,391 @@
+"""What a trajectory is worth: golden, oracle, padding, order, gradient."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import step_jax
+from tests import reference
+
+NUM_GROUPS = 5
+ROWS = 40
+FOUL_IDS = (-1, -NUM_GROUPS, NUM_GROUPS, 10**6, 2**31 - 1, -2**31)
+FOUL_VALUES = (np.nan, np.inf, -np.inf, 3e38)
+RATES = np.array([0, 0.25, 0.5, 0.9, 1], np.float32)
+
+
+def _weighted(returns, ids, where=None):
+  return step_jax.success_weighted_advantages(
+      returns, ids, jnp.asarray(RATES), where=where)
+
+
+def _relative(returns, ids, where=None, **options):
+  return step_jax.group_relative_advantages(
+      returns, ids, num_groups=NUM_GROUPS, where=where, **options)
+
+
+def _left_out(returns, ids, where=None):
+  return step_jax.leave_one_out_advantages(
+      returns, ids, num_groups=NUM_GROUPS, where=where)
+
+
+def _oracle_weighted(returns, ids, where=None):
+  return reference.success_weighted(returns, ids, RATES, where)
+
+
+def _oracle_relative(returns, ids, where=None):
+  return reference.group_relative(returns, ids, NUM_GROUPS, where)
+
+
+def _oracle_left_out(returns, ids, where=None):
+  return reference.leave_one_out(returns, ids, NUM_GROUPS, where)
+
+
+JITTED = {
+    f: jax.jit(functools.partial(f)) for f in
+    (_weighted, _relative, _left_out)}
+ESTIMATORS = pytest.mark.parametrize('estimator', list(JITTED))
+GROUPED = pytest.mark.parametrize('estimator', [_relative, _left_out])
+ORACLES = {_weighted: _oracle_weighted, _relative: _oracle_relative,
+           _left_out: _oracle_left_out}
+
+
+def _batch(seed, binary=False):
+  """returns, ids and where; unequal groups, some rows of each masked."""
+  rng = np.random.default_rng(seed)
+  returns = rng.normal(size=ROWS).astype(np.float32)
+  if binary:
+    returns = (returns > 0).astype(np.float32)
+  ids = rng.choice(NUM_GROUPS, ROWS, p=[.4, .3, .2, .07, .03])
+  return returns, ids.astype(np.int32), rng.random(ROWS) < 0.8
+
+
+def _in_one_group(values):
+  values = np.asarray(values, np.float32)
+  return values, np.zeros(len(values), np.int32)
+
+
+# success_weighted_advantages
+
+
+def test_success_weighted_golden():
+  # (1 - s) R: a lone success of 16 has s = 1/16, so 1 - 1/16 = 0.9375;
+  # 16 of 16 has s = 1, so 0; a failure is 0 whatever its task; half of the
+  # return at s = 0.25 is 0.75 * 0.5 = 0.375.
+  actual = step_jax.success_weighted_advantages(
+      np.array([1, 1, 0, 0, 0.5], np.float32),
+      np.array([0, 1, 0, 1, 2], np.int32),
+      np.array([1 / 16, 1, 0.25], np.float32))
+  np.testing.assert_array_equal(actual, [0.9375, 0, 0, 0, 0.375])
+
+
+def test_a_group_of_successes_after_its_own_update_is_worth_nothing():
+  ids = np.repeat(np.arange(2, dtype=np.int32), 16)
+  successes = np.arange(32) <= 16  # all 16 of task 0, a lone one of task 1
+  collected, succeeded = step_jax.count_outcomes(
+      ids, successes, num_tasks=2)
+  record = step_jax.update_success_rate(
+      np.zeros(2, np.float32), collected, succeeded, group_size=16)
+  actual = step_jax.success_weighted_advantages(
+      successes.astype(np.float32), ids, record)
+  np.testing.assert_array_equal(
+      actual, [0] * 16 + [0.9375] + [0] * 15)
+
+
+def test_failures_are_discarded_whatever_their_return():
+  # R > 0 is the condition: neither 0 nor a penalty is a success.
+  returns, ids = _in_one_group([0, -1, -0.5, 2])
+  np.testing.assert_array_equal(_weighted(returns, ids), [0, 0, 0, 2])
+
+
+def test_success_weighted_gradient():
+  # By R: 1 - s for a success, 0 else. By s: -R of the task's successes.
+  returns = np.array([1, 0, 2, 1], np.float32)
+  ids = np.array([1, 1, 1, 3], np.int32)
+  by_return, by_rate = jax.grad(
+      lambda r, s: step_jax.success_weighted_advantages(r, ids, s).sum(),
+      argnums=(0, 1))(returns, RATES)
+  np.testing.assert_allclose(by_return, [0.75, 0, 0.75, 0.1], rtol=1e-6)
+  np.testing.assert_array_equal(by_rate, [0, -3, 0, -1, 0])
+
+
+def test_a_numpy_record_may_meet_traced_ids():
+  returns, ids, _ = _batch(12)
+  actual = jax.jit(lambda r, i: step_jax.success_weighted_advantages(
+      r, i, RATES))(returns, ids)
+  np.testing.assert_allclose(
+      actual, _oracle_weighted(returns, ids), rtol=1e-5, atol=1e-6)
+
+
+def test_foul_padding_does_not_reach_the_record():
+  """Gradient by the success rate too, and rates of masked rows only."""
+  returns = np.array([1, np.nan, 1, np.inf], np.float32)
+  ids = np.array([1, 1, 4, 2**31 - 1], np.int32)
+  where = np.array([True, False, False, False])
+  rates = np.array([0, 0.25, 0, 0, np.nan], np.float32)
+
+  def total(returns, rates):
+    advantages = step_jax.success_weighted_advantages(
+        returns, ids, rates, where=where)
+    return advantages.sum(), advantages
+
+  gradients, advantages = jax.grad(
+      total, argnums=(0, 1), has_aux=True)(returns, rates)
+  np.testing.assert_array_equal(advantages, [0.75, 0, 0, 0])
+  np.testing.assert_array_equal(gradients[0], [0.75, 0, 0, 0])
+  np.testing.assert_array_equal(gradients[1], [0, -1, 0, 0, 0])
+
+
+# group_relative_advantages
+
+
+def test_group_relative_golden():
+  # Group 0: 1, 0, 0, 0 has mean 1/4 and, with ddof 1, variance
+  # (9/16 + 3/16) / 3 = 1/4, so (3/4) / (1/2) = 1.5 and -0.5.
+  # Group 2: 1, 0 has mean 1/2 and variance 1/2, so +-1/sqrt 2.
+  returns = np.array([1, 0, 0, 0, 1, 0], np.float32)
+  ids = np.array([0, 0, 2, 0, 2, 0], np.int32)
+  half = np.sqrt(0.5)
+  np.testing.assert_allclose(
+      _relative(returns, ids), [1.5, -0.5, -half, -0.5, half, -0.5],
+      rtol=1e-6)
+
+
+def test_group_relative_golden_population():
+  # ddof 0: variance (9/16 + 3/16) / 4 = 3/16, so sqrt 3 and -1/sqrt 3.
+  actual = _relative(*_in_one_group([1, 0, 0, 0]), ddof=0)
+  np.testing.assert_allclose(
+      actual, [3 ** 0.5] + [-3 ** -0.5] * 3, rtol=1e-6)
+
+
+def test_long_episodes_weigh_no_more_than_short_ones():
+  # One success in 3 steps, one failure in 15: +-0.707 at each step, where
+  # statistics over the 18 step rows would give +2.17 and -0.435.
+  advantages = _relative(*_in_one_group([1, 0]))
+  np.testing.assert_allclose(
+      advantages, [0.70710678, -0.70710678], rtol=1e-6)
+
+
+@pytest.mark.parametrize('scale, shift', [
+    (1e-4, 0.0), (1e4, 0.0), (1.0, 1000.0), (0.01, -5.0)])
+def test_group_relative_knows_neither_scale_nor_shift(scale, shift):
+  """No constant is added to the deviation, no square is subtracted."""
+  returns, ids = _in_one_group([1, 0, 0, 0])
+  moved = (returns * scale + shift).astype(np.float32)
+  assert len(set(moved)) == 2
+  np.testing.assert_allclose(
+      _relative(moved, ids), [1.5, -0.5, -0.5, -0.5], rtol=1e-4)
+
+
+@pytest.mark.parametrize('ddof', [0, 1])
+def test_group_relative_ddof_oracle(ddof):
+  returns, ids, where = _batch(11)
+  sizes = [(where & (ids == g)).sum() for g in range(NUM_GROUPS)]
+  assert max(sizes) > 3 and min(sizes) < 2
+  np.testing.assert_allclose(
+      _relative(returns, ids, where, ddof=ddof),
+      reference.group_relative(returns, ids, NUM_GROUPS, where, ddof),
+      rtol=1e-4, atol=1e-6)
+
+
+# leave_one_out_advantages
+
+
+def test_leave_one_out_golden():
+  # 1, 0, 0, 0: the others of the success have mean 0, those of a failure
+  # 1/3. Row 4 is alone in its group.
+  returns = np.array([1, 0, 0, 0, 1], np.float32)
+  ids = np.array([0, 0, 0, 0, 3], np.int32)
+  np.testing.assert_allclose(
+      _left_out(returns, ids), [1, -1 / 3, -1 / 3, -1 / 3, 0], rtol=1e-6)
+
+
+# groups without spread
+
+
+@GROUPED
+@pytest.mark.parametrize('size', [2, 3, 7, 16, 40])
+@pytest.mark.parametrize('value', [0, 1, 0.95, 0.1, -0.3, 1e-7, 1e6 / 3])
+def test_a_constant_group_is_exactly_zero(estimator, value, size):
+  returns = np.full(ROWS, value, np.float32)
+  where = np.arange(ROWS) < size
+  actual = JITTED[estimator](returns, np.zeros(ROWS, np.int32), where)
+  np.testing.assert_array_equal(actual, np.zeros(ROWS))
+
+
+@GROUPED
+def test_a_constant_group_is_zero_beside_one_with_spread(estimator):
+  returns = np.full(ROWS, 0.95, np.float32)
+  ids = (np.arange(ROWS) % 2).astype(np.int32)
+  returns[::4] = 0  # half of group 0
+  for run in (estimator, JITTED[estimator]):
+    actual = np.asarray(run(returns, ids, np.ones(ROWS, bool)))
+    np.testing.assert_array_equal(actual[ids == 1], np.zeros(ROWS // 2))
+    assert (actual[ids == 0] != 0).all()
+
+
+@GROUPED
+@pytest.mark.parametrize('value', [0.0, 0.95, 7.0])
+def test_a_group_of_one_is_zero_and_not_its_return(estimator, value):
+  returns, ids = _in_one_group([value])
+  np.testing.assert_array_equal(estimator(returns, ids), [0.0])
+
+
+@GROUPED
+def test_a_group_that_its_mask_leaves_alone_is_zero(estimator):
+  returns, ids = _in_one_group([1, 0, 0])
+  actual = estimator(returns, ids, np.array([True, False, False]))
+  np.testing.assert_array_equal(actual, [0.0, 0.0, 0.0])
+
+
+def test_a_constant_group_has_gradient_zero():
+  """The deviation of a constant group has no derivative to lean on."""
+  returns, ids = _in_one_group([0.95, 0.95, 0.95])
+  weights = np.array([1, 2, 3], np.float32)
+  gradient = jax.grad(lambda r: (_relative(r, ids) * weights).sum())(returns)
+  np.testing.assert_array_equal(gradient, np.zeros(3))
+
+
+# all of them
+
+
+@ESTIMATORS
+@pytest.mark.parametrize('seed', range(20))
+def test_oracle(estimator, seed):
+  returns, ids, where = _batch(seed, binary=seed % 2 == 0)
+  assert where.any() and not where.all()
+  actual = JITTED[estimator](returns, ids, where)
+  assert actual.shape == (ROWS,) and actual.dtype == jnp.float32
+  expected = ORACLES[estimator](returns, ids, where)
+  assert np.abs(expected).max() > 0
+  np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
+  np.testing.assert_array_equal(np.asarray(actual)[~where], 0)
+
+
+@ESTIMATORS
+def test_eager_jit_and_vmap_agree(estimator):
+  batches = [_batch(seed) for seed in range(3)]
+  plain = [estimator(*batch) for batch in batches]
+  for batch, expected in zip(batches, plain):
+    np.testing.assert_allclose(
+        JITTED[estimator](*batch), expected, rtol=1e-5, atol=1e-6)
+  stacked = jax.vmap(JITTED[estimator])(*map(np.stack, zip(*batches)))
+  np.testing.assert_allclose(stacked, np.stack(plain), rtol=1e-5, atol=1e-6)
+
+
+@ESTIMATORS
+def test_without_where_all_rows_are_valid(estimator):
+  returns, ids, _ = _batch(4)
+  np.testing.assert_allclose(
+      estimator(returns, ids), ORACLES[estimator](returns, ids),
+      rtol=1e-4, atol=1e-6)
+
+
+@ESTIMATORS
+def test_foul_padding_changes_neither_value_nor_gradient(estimator):
+  returns, ids, where = _batch(5)
+  weights = np.random.default_rng(1).normal(size=ROWS).astype(np.float32)
+
+  @jax.jit
+  def value_and_gradient(returns, ids):
+    def total(returns):
+      advantages = estimator(returns, ids, where)
+      return (advantages * weights).sum(), advantages
+    return jax.grad(total, has_aux=True)(returns)
+
+  expected = value_and_gradient(returns, ids)
+  assert np.abs(np.asarray(expected[0])[where]).max() > 0
+  np.testing.assert_array_equal(np.asarray(expected[0])[~where], 0)
+  for foul_value in FOUL_VALUES:
+    for foul_id in FOUL_IDS:
+      actual = value_and_gradient(
+          np.where(where, returns, np.float32(foul_value)),
+          np.where(where, ids, np.int32(foul_id)))
+      chex.assert_trees_all_equal(actual, expected)
+
+
+@ESTIMATORS
+def test_more_padding_changes_nothing(estimator):
+  returns, ids, where = _batch(6)
+  expected = np.asarray(estimator(returns, ids, where))
+  more = np.full(9, -1, np.int32)
+  actual = estimator(
+      np.concatenate([returns, np.full(9, np.nan, np.float32)]),
+      np.concatenate([ids, more]), np.concatenate([where, more > 0]))
+  np.testing.assert_allclose(actual[:ROWS], expected, rtol=1e-5, atol=1e-6)
+  np.testing.assert_array_equal(actual[ROWS:], np.zeros(9))
+
+
+@ESTIMATORS
+def test_order_does_not_matter(estimator):
+  returns, ids, where = _batch(8)
+  order = np.random.default_rng(0).permutation(ROWS)
+  assert (order != np.arange(ROWS)).any()
+  expected = np.asarray(JITTED[estimator](returns, ids, where))[order]
+  actual = JITTED[estimator](returns[order], ids[order], where[order])
+  np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+@ESTIMATORS
+@pytest.mark.parametrize('foul', FOUL_VALUES)
+def test_all_masked_is_zero_with_gradient_zero(estimator, foul):
+  returns, ids, _ = _batch(9)
+  nothing = np.zeros(ROWS, bool)
+  returns[::3] = foul
+  value, gradient = jax.value_and_grad(
+      lambda r: JITTED[estimator](r, ids, nothing).sum())(returns)
+  np.testing.assert_array_equal(value, 0.0)
+  np.testing.assert_array_equal(gradient, np.zeros(ROWS))
+
+
+@GROUPED
+def test_gradient_against_numerical_differences(estimator):
+  returns, ids, where = _batch(10)
+  weights = np.random.default_rng(2).normal(size=ROWS)
+  actual = jax.grad(lambda r: (
+      estimator(r, ids, where) * weights.astype(np.float32)).sum())(returns)
+  expected = reference.numerical_gradient(
+      lambda r: (ORACLES[estimator](r, ids, where) * weights).sum(), returns)
+  assert np.abs(expected).max() > 0
+  np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4)
+
+
+@ESTIMATORS
+def test_traces_once(estimator):
+  chex.clear_trace_counter()
+  traced = jax.jit(chex.assert_max_traces(
+      lambda *batch: estimator(*batch), n=1))
+  first, second = traced(*_batch(0)), traced(*_batch(1))
+  assert (np.asarray(first) != np.asarray(second)).any()
+
+
+@ESTIMATORS
+def test_refuses_wrong_shapes(estimator):
+  returns, ids, where = _batch(0)
+  with pytest.raises(AssertionError):
+    estimator(returns, ids[:-1], where)
+  with pytest.raises(AssertionError):
+    estimator(returns[None], ids[None], where[None])
+  with pytest.raises(AssertionError):
+    estimator(returns, ids, where[:-1])
+
+
+def test_success_weighted_refuses_a_table_of_rates():
+  returns, ids, _ = _batch(0)
+  with pytest.raises(AssertionError):
+    step_jax.success_weighted_advantages(returns, ids, RATES[None])
+
+
+def test_lost_trajectories_count_for_nothing_anywhere():
+  """A group of 4 with one lost equals the group of the other 3."""
+  returns, ids = _in_one_group([1, 0, 0, 1])
+  where = np.array([True, True, True, False])
+  for estimator in JITTED:
+    actual = estimator(returns, ids, where)
+    np.testing.assert_allclose(
+        actual[:3], estimator(returns[:3], ids[:3]), rtol=1e-6)
+    assert actual[3] == 0

@@ -1,0 +1,281 @@
+"""Tests of checkpoints: whole ones come back, damaged ones are passed over."""
+import os
+import pathlib
+import shutil
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from step_jax import checkpoint
+from step_jax import types
+
+# Reads of other chunks fail after orbax has given up on the first.
+pytestmark = pytest.mark.filterwarnings(
+    'ignore::pytest.PytestUnraisableExceptionWarning')
+
+
+def _state(seed):
+  """A learner state with moments, a schedule's count and bfloat16."""
+  keys = jax.random.split(jax.random.key(seed), 3)
+  params = {
+      'dense': {'kernel': jax.random.normal(keys[0], (40, 30)),
+                'bias': jnp.zeros(30)},
+      'half': jax.random.normal(keys[1], (7,), jnp.bfloat16)}
+  optimizer = optax.chain(
+      optax.clip_by_global_norm(1.),
+      optax.adamw(optax.warmup_constant_schedule(1e-3, 1e-2, 3)))
+  opt_state = optimizer.init(params)
+  for _ in range(seed):
+    gradients = jax.tree.map(lambda x: x * 0 + x.size, params)
+    updates, opt_state = optimizer.update(gradients, opt_state, params)
+    params = optax.apply_updates(params, updates)
+  learner = types.LearnerState(
+      params=params, opt_state=opt_state, step=jnp.int32(seed))
+  return learner, jax.random.uniform(keys[2], (16,))
+
+
+@pytest.fixture(scope='module', name='states')
+def made_states():
+  return [_state(seed) for seed in range(5)]
+
+
+@pytest.fixture(name='opened')
+def made_opened(tmp_path):
+  """`open() -> (Checkpoints, sentences)`, closed at the end."""
+  everything = []
+
+  def open_checkpoints():
+    sentences = []
+    checkpoints = checkpoint.Checkpoints(tmp_path / 'ck', sentences.append)
+    everything.append(checkpoints)
+    return checkpoints, sentences
+
+  yield open_checkpoints
+  for checkpoints in everything:
+    checkpoints.close()
+
+
+@pytest.fixture(name='saved')
+def made_saved(tmp_path, opened, states):
+  """A folder with the checkpoints of rounds 1, 2 and 3 (so of 2 and 3)."""
+  checkpoints, _ = opened()
+  for i in (1, 2, 3):
+    checkpoints.save(i, states[i])
+  return tmp_path / 'ck'
+
+
+def _assert_same(actual, expected):
+  chex.assert_trees_all_equal_structs(actual, expected)
+  chex.assert_trees_all_equal_dtypes(actual, expected)
+  for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected)):
+    assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_what_is_saved_comes_back_bit_for_bit(saved, opened, states):
+  assert saved.exists()
+  checkpoints, sentences = opened()
+  num_rounds, state = checkpoints.restore(states[0])
+  assert num_rounds == 3 and not sentences
+  _assert_same(state, states[3])
+  assert state[0].params['half'].dtype == jnp.bfloat16
+  assert jax.tree.leaves(state)[0].devices() == jax.tree.leaves(
+      states[0])[0].devices()
+
+
+def test_values_that_are_not_finite_come_back(opened, states):
+  learner, record = states[1]
+  learner = learner.replace(params=jax.tree.map(
+      lambda x: x.at[..., 0].set(jnp.nan).at[..., 1].set(-jnp.inf),
+      learner.params))
+  checkpoints, sentences = opened()
+  checkpoints.save(1, (learner, record))
+  _assert_same(checkpoints.restore(states[0])[1], (learner, record))
+  assert not sentences
+
+
+def test_the_newest_two_are_kept(saved):
+  assert sorted(path.name for path in saved.iterdir()) == ['2', '3']
+
+
+def test_without_a_checkpoint_there_is_none(opened, states):
+  checkpoints, sentences = opened()
+  assert checkpoints.restore(states[0]) is None
+  assert not sentences
+
+
+def test_a_round_is_saved_once(opened, states):
+  checkpoints, _ = opened()
+  checkpoints.save(2, states[2])
+  checkpoints.save(2, states[3])
+  _assert_same(checkpoints.restore(states[0])[1], states[2])
+
+
+def _files(folder):
+  return sorted(path for path in folder.rglob('*') if path.is_file())
+
+
+def _chunks(folder):
+  """Files that hold arrays, the largest first."""
+  return sorted(
+      (path for path in _files(folder) if path.parent.name == 'd'),
+      key=lambda path: -path.stat().st_size)
+
+
+def _truncate_files(folder):
+  for path in _files(folder):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def _empty_files(folder):
+  for path in _files(folder):
+    os.truncate(path, 0)
+
+
+def _truncate_chunk(folder):
+  os.truncate(_chunks(folder)[0], 100)
+
+
+def _delete_files(folder):
+  for path in _files(folder):
+    path.unlink()
+
+
+def _delete_chunks(folder):
+  for path in _chunks(folder):
+    path.unlink()
+
+
+def _delete_digest(folder):
+  shutil.rmtree(folder / 'digest')
+
+
+def _delete_state(folder):
+  shutil.rmtree(folder / 'state')
+
+
+def _write_garbage(folder):
+  rng = np.random.default_rng(0)
+  for path in _files(folder):
+    path.write_bytes(rng.bytes(path.stat().st_size))
+
+
+def _flip_a_byte(folder):
+  content = bytearray(_chunks(folder)[0].read_bytes())
+  content[len(content) // 2] ^= 1
+  _chunks(folder)[0].write_bytes(content)
+
+
+def _change_the_digest(folder):
+  path = folder / 'digest' / 'metadata'
+  path.write_text(path.read_text().replace('crc32": ', 'crc32": 1'))
+
+
+def _empty_folder(folder):
+  shutil.rmtree(folder)
+  folder.mkdir()
+
+
+_DAMAGES = [
+    _truncate_files, _empty_files, _truncate_chunk, _delete_files,
+    _delete_chunks, _delete_digest, _delete_state, _write_garbage,
+    _flip_a_byte, _change_the_digest, _empty_folder]
+
+
+@pytest.mark.parametrize('damage', _DAMAGES)
+def test_a_damaged_newest_one_is_passed_over(saved, opened, states, damage):
+  damage(saved / '3')
+  checkpoints, sentences = opened()
+  num_rounds, state = checkpoints.restore(states[0])
+  assert num_rounds == 2
+  _assert_same(state, states[2])
+  sentence, = sentences
+  assert 'round 3' in sentence and '\n' not in sentence
+  assert sentence.endswith('.')
+
+  checkpoints.save(3, states[4])  # The round is played, and saved, again.
+  checkpoints.close()
+  checkpoints, sentences = opened()
+  num_rounds, state = checkpoints.restore(states[0])
+  assert num_rounds == 3 and not sentences
+  _assert_same(state, states[4])
+
+
+def test_the_same_round_may_be_damaged_twice(saved, opened, states):
+  for _ in range(2):
+    _delete_state(saved / '3')
+    checkpoints, sentences = opened()
+    assert checkpoints.restore(states[0])[0] == 2
+    assert len(sentences) == 1
+    checkpoints.save(3, states[3])
+
+
+def test_without_a_whole_one_there_is_a_sentence(saved, opened, states):
+  _delete_chunks(saved / '2')
+  _flip_a_byte(saved / '3')
+  for _ in range(2):  # and again, when none is left to be passed over
+    checkpoints, _ = opened()
+    with pytest.raises(ValueError, match='--workdir') as caught:
+      checkpoints.restore(states[0])
+    assert '\n' not in str(caught.value)
+
+
+def _lost_chunk(state):
+  """As a lost chunk reads: zeros in the place of values."""
+  learner, record = state
+  kernel = learner.params['dense']['kernel'].at[10:20].set(0)
+  params = learner.params | {
+      'dense': learner.params['dense'] | {'kernel': kernel}}
+  return learner.replace(params=params), record
+
+
+def _swapped(state):
+  """Two leaves of one shape in each other's place."""
+  learner, record = state
+  adam = learner.opt_state[1][0]
+  adam = adam._replace(mu=adam.nu, nu=adam.mu)
+  opt_state = (learner.opt_state[0], (adam, *learner.opt_state[1][1:]))
+  return learner.replace(opt_state=opt_state), record
+
+
+@pytest.mark.parametrize('change', [_lost_chunk, _swapped])
+def test_values_that_read_well_but_differ_are_found(
+    opened, states, monkeypatch, change):
+  checkpoints, _ = opened()
+  checkpoints.save(1, states[1])
+  digest = checkpoint._digest(states[2])
+  monkeypatch.setattr(checkpoint, '_digest', lambda _: digest)
+  checkpoints.save(2, change(states[2]))
+  monkeypatch.undo()
+  checkpoints, sentences = opened()
+  num_rounds, state = checkpoints.restore(states[0])
+  assert num_rounds == 1 and 'digest' in sentences[0]
+  _assert_same(state, states[1])
+
+
+def test_a_save_that_was_killed_is_ignored(
+    saved, opened, states, monkeypatch):
+  """Stopped before the folder gets its name: what SIGKILL leaves behind."""
+  rename = os.rename
+
+  def stop_at_the_end(source, target):
+    if pathlib.Path(target).name == '4':
+      raise KeyboardInterrupt
+    rename(source, target)
+
+  monkeypatch.setattr(os, 'rename', stop_at_the_end)
+  checkpoints, _ = opened()
+  with pytest.raises(KeyboardInterrupt):
+    checkpoints.save(4, states[4])
+  monkeypatch.undo()
+  left, = set(os.listdir(saved)) - {'2', '3'}
+  assert _chunks(saved / left) and left != '4'
+  checkpoints, sentences = opened()
+  num_rounds, state = checkpoints.restore(states[0])
+  assert num_rounds == 3 and not sentences
+  _assert_same(state, states[3])
+  checkpoints.save(4, states[4])
+  _assert_same(checkpoints.restore(states[0])[1], states[4])

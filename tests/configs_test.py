@@ -1,0 +1,99 @@
+"""Tests of every config file, in every variant."""
+import importlib
+import pathlib
+import re
+
+import pytest
+
+from experiments import checks
+from experiments import worlds
+from step_jax import credit
+
+_ROOT = pathlib.Path(__file__).parent.parent
+_FILES = sorted(
+    path for path in (_ROOT / 'configs').glob('*.py')
+    if path.stem not in ('__init__', 'common'))
+_FIELDS = """
+    seed num_rounds num_base_tasks group_size method smoothing threshold
+    sharpness low_threshold max_steps temperature eval_temperature
+    optimizer.learning_rate optimizer.warmup_rounds optimizer.weight_decay
+    optimizer.clip_low optimizer.clip_high optimizer.num_epochs
+    optimizer.num_minibatches env.name env.tasks env.num_workers
+    env.step_timeout checkpoint_every eval_every
+""".split()
+
+
+def _module(path):
+  return importlib.import_module(f'configs.{path.stem}')
+
+
+def _variants(path):
+  """The variants that the docstring names, `:name`, and every method."""
+  named = re.findall(r'`:(\w+)`', _module(path).__doc__)
+  return sorted({'', *named, *credit.METHODS})
+
+
+_CASES = [(path, arg) for path in _FILES for arg in _variants(path)]
+_each = pytest.mark.parametrize(
+    'path, arg', _CASES, ids=[f'{path.stem}:{arg}' for path, arg in _CASES])
+
+
+def test_there_are_configs():
+  assert 'miniwob' in [path.stem for path in _FILES]
+  assert ('miniwob', 'smoke') in [(path.stem, arg) for path, arg in _CASES]
+
+
+@_each
+def test_a_variant_has_all_fields_and_good_values(path, arg):
+  config = _module(path).get_config(arg)
+  for field in _FIELDS:
+    value = config
+    for name in field.split('.'):
+      value = value[name]
+  checks.check_config(config)
+  assert arg not in credit.METHODS or config.method == arg
+
+
+@_each
+def test_a_variant_is_locked(path, arg):
+  config = _module(path).get_config(arg)
+  for part in (config, config.optimizer, config.env):
+    with pytest.raises((AttributeError, KeyError)):
+      part.group_sise = 4
+  with pytest.raises(TypeError):
+    config.num_rounds = 'many'
+
+
+@_each
+def test_numbers_are_of_the_type_that_flags_shall_take(path, arg):
+  config = _module(path).get_config(arg)
+  for field in ('threshold', 'sharpness', 'low_threshold', 'temperature',
+                'eval_temperature'):
+    assert type(config[field]) is float, field
+  for field in ('learning_rate', 'weight_decay', 'clip_low', 'clip_high'):
+    assert type(config.optimizer[field]) is float, field
+  assert type(config.env.step_timeout) is float
+  assert type(config.env.tasks) is tuple
+
+
+@pytest.mark.parametrize('path', _FILES, ids=[path.stem for path in _FILES])
+def test_the_docstring_gives_the_command(path):
+  command = f'python experiments/run.py --config=configs/{path.name}'
+  assert command in _module(path).__doc__
+
+
+@pytest.mark.parametrize('path', _FILES, ids=[path.stem for path in _FILES])
+def test_an_unknown_variant_is_refused(path):
+  with pytest.raises(ValueError, match='nonsense') as caught:
+    _module(path).get_config('nonsense')
+  assert 'smoke' in str(caught.value) and '\n' not in str(caught.value)
+
+
+@_each
+def test_tasks_are_those_of_the_environment(path, arg, monkeypatch):
+  config = _module(path).get_config(arg)
+  module = importlib.import_module(
+      worlds._ALIASES[config.env.name].partition(':')[0])
+  monkeypatch.setattr(module, 'check_requirements', lambda: None)
+  known = {*module.TRAIN_TASKS, *module.HELD_OUT_TASKS}
+  assert known >= set(worlds.make_world(config).tasks)

@@ -1,0 +1,133 @@
+"""Quick environments, well-behaved and otherwise, for tests of the host."""
+import os
+import pathlib
+import shutil
+import subprocess
+import time
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+NUM_ACTIONS = 5
+
+
+def right_action(observation) -> int:
+  """The action that `CountEnv` wants: the sum of what it shows, modulo 5."""
+  return int(np.sum(observation)) % NUM_ACTIONS
+
+
+class CountEnv(gymnasium.Env):
+  """Shows (task_id, seed, step); reward 1 iff every action was the right one.
+
+  Task i takes 2 + i % 3 steps. An action is a number or an array that begins
+  with it.
+  """
+  observation_space = gymnasium.spaces.Box(0, 2**31 - 1, [3], np.int32)
+  action_space = gymnasium.spaces.Discrete(NUM_ACTIONS)
+
+  def __init__(self, num_tasks: int = 8):
+    self.tasks = tuple(f'count-{i}' for i in range(num_tasks))
+    self._state = np.zeros(3, np.int32)
+    self._right = True
+    self._expert = False
+
+  def reset(self, *, seed=None, options=None):
+    super().reset(seed=seed)
+    options = options or {}
+    task_id = options.get('task_id', 0)
+    self._expert = options.get('expert', False)
+    self._state = np.array([task_id, (seed or 0) % 2**31, 0], np.int32)
+    self._right = True
+    return self._state.copy(), self._info()
+
+  def step(self, action):
+    self._right &= int(np.ravel(action)[0]) == right_action(self._state)
+    self._state[2] += 1
+    done = self._state[2] >= 2 + self._state[0] % 3
+    reward = float(done and self._right)
+    return self._state.copy(), reward, bool(done), False, self._info()
+
+  def _info(self) -> dict[str, Any]:
+    if not self._expert:
+      return {}
+    return {'expert_action': np.array([right_action(self._state)])}
+
+
+class FaultyEnv(CountEnv):
+  """A `CountEnv` that misbehaves in the first attempts at some tasks.
+
+  Args:
+    directory: remembers the attempts of each task across processes.
+    faults: {task_id: (fault, number of attempts that have it)}.
+  """
+
+  def __init__(self, directory: str, faults: dict[int, tuple[str, int]]):
+    super().__init__()
+    self._directory = pathlib.Path(directory)
+    self._faults = faults
+    self._fault = ''
+
+  def reset(self, *, seed=None, options=None):
+    task_id = (options or {}).get('task_id', 0)
+    fault, times = self._faults.get(task_id, ('', 0))
+    attempts = len(list(self._directory.glob(f'attempt-{task_id}-*')))
+    (self._directory / f'attempt-{task_id}-{attempts}').touch()
+    self._fault = fault if attempts < times else ''
+    if self._fault == 'hang_reset':
+      time.sleep(1000)
+    observation, info = super().reset(seed=seed, options=options)
+    if self._fault == 'fail_reset':
+      info['failure'] = 'broken at reset'
+    if self._fault == 'children':
+      start_children()
+    return observation, info
+
+  def step(self, action):
+    if self._fault == 'exit':
+      os._exit(3)
+    if self._fault == 'raise':
+      raise KeyError('broken')
+    if self._fault == 'hang':
+      time.sleep(1000)
+    while self._fault == 'slow':   # until the test says so
+      if (self._directory / 'go').exists():
+        break
+      time.sleep(0.01)
+    observation, reward, terminated, truncated, info = super().step(action)
+    if self._fault == 'fail':
+      info['failure'] = 'broken at step'
+    if self._fault == 'big':
+      info['padding'] = np.zeros(3_000_000, np.uint8)
+    return observation, reward, terminated, truncated, info
+
+
+def start_children() -> None:
+  """Starts processes like a browser's: a child, and an orphan elsewhere."""
+  subprocess.Popen(['sleep', '1000'])
+  subprocess.run(['setsid', 'sh', '-c', 'sleep 1000 &'], check=True)
+
+
+class BrowserEnv(CountEnv):
+  """A `CountEnv` with a Chromium beside it."""
+
+  def __init__(self):
+    super().__init__()
+    from selenium import webdriver  # pylint: disable=import-outside-toplevel
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which('chromium')
+    options.add_argument('--headless')
+    options.add_argument('--no-sandbox')
+    self._driver = webdriver.Chrome(
+        options, webdriver.ChromeService(shutil.which('chromedriver')))
+
+  def close(self):
+    self._driver.quit()
+
+
+def bad_factory() -> gymnasium.Env:
+  raise ValueError('expected a known task, got nonsense')
+
+
+def dying_factory() -> gymnasium.Env:
+  os._exit(1)

@@ -1,0 +1,156 @@
+"""Slow oracles: the formulas of the method in explicit numpy loops.
+
+Written from the specification, in float64, one row at a time, and without a
+look at step_jax. Shapes are those of `step_jax.types`.
+"""
+
+import math
+
+import numpy as np
+
+
+def counts(task_ids, successes, num_tasks, where=None):
+  """n_i and u_i: what was collected and what succeeded, per task run."""
+  collected = [0] * num_tasks
+  succeeded = [0] * num_tasks
+  for b in range(len(task_ids)):
+    if where is not None and not where[b]:
+      continue
+    collected[task_ids[b]] += 1
+    if successes[b]:
+      succeeded[task_ids[b]] += 1
+  return np.array(collected, np.int32), np.array(succeeded, np.int32)
+
+
+def adaptive_rate(success_rate, collected, succeeded, group_size):
+  """(u + a s G) / (n + a G) with a = 1 - n/G below G and 0 from G on."""
+  result = []
+  for s, n, u in zip(success_rate, collected, succeeded):
+    a = 1 - int(n) / group_size if n < group_size else 0.0
+    result.append((u + a * float(s) * group_size) / (n + a * group_size))
+  return np.array(result)
+
+
+def ema_rate(success_rate, collected, succeeded, decay):
+  """d s + (1 - d) u/n, for the tasks that were collected."""
+  result = []
+  for s, n, u in zip(success_rate, collected, succeeded):
+    s = float(s)
+    result.append(decay * s + (1 - decay) * int(u) / int(n) if n else s)
+  return np.array(result)
+
+
+def replacement(success_rate, threshold=0.6, sharpness=10.0):
+  """p_rep(s) = 1 / (1 + exp(-kappa (s - s_0))) of one success rate."""
+  return 1 / (1 + math.exp(-sharpness * (float(success_rate) - threshold)))
+
+
+def slot_distribution(task, success_rate, threshold=0.6, sharpness=10.0):
+  """The distribution [N] of the task in a slot that may be replaced."""
+  cache = [j for j, s in enumerate(success_rate) if 0 < s < threshold]
+  distribution = np.zeros(len(success_rate))
+  if not cache:
+    distribution[task] = 1
+    return distribution
+  p = replacement(success_rate[task], threshold, sharpness)
+  distribution[task] += 1 - p
+  for j in cache:
+    distribution[j] += p / len(cache)
+  return distribution
+
+
+def success_weighted(returns, task_ids, success_rate, where=None):
+  """(1 - s_i) R for the successful trajectories, 0 for the others."""
+  result = np.zeros(len(returns))
+  for b in range(len(returns)):
+    if where is not None and not where[b]:
+      continue
+    if returns[b] > 0:
+      result[b] = (1 - float(success_rate[task_ids[b]])) * float(returns[b])
+  return result
+
+
+def _members(group_ids, group, where):
+  return [
+      b for b in range(len(group_ids))
+      if (where is None or where[b]) and group_ids[b] == group]
+
+
+def group_relative(returns, group_ids, num_groups, where=None, ddof=1):
+  """(R - mean) / std over the valid rows of a group; no spread gives 0."""
+  result = np.zeros(len(returns))
+  for group in range(num_groups):
+    rows = _members(group_ids, group, where)
+    values = [float(returns[b]) for b in rows]
+    if len(values) <= ddof or min(values) == max(values):
+      continue
+    mean = sum(values) / len(values)
+    variance = sum((v - mean) ** 2 for v in values) / (len(values) - ddof)
+    for b, value in zip(rows, values):
+      result[b] = (value - mean) / math.sqrt(variance)
+  return result
+
+
+def leave_one_out(returns, group_ids, num_groups, where=None):
+  """R minus the mean of the others of the group; alone gives 0."""
+  result = np.zeros(len(returns))
+  for group in range(num_groups):
+    rows = _members(group_ids, group, where)
+    for b in rows:
+      others = [float(returns[c]) for c in rows if c != b]
+      if others:
+        result[b] = float(returns[b]) - sum(others) / len(others)
+  return result
+
+
+def step_groups(advantages, matches, where=None):
+  """Adv(S) (r - mean r) / std r over the candidates, population std."""
+  num_steps, num_candidates = np.shape(matches)
+  result = np.zeros((num_steps, num_candidates))
+  for s in range(num_steps):
+    columns = [
+        k for k in range(num_candidates) if where is None or where[s][k]]
+    rewards = [1.0 if matches[s][k] else 0.0 for k in columns]
+    if not rewards or min(rewards) == max(rewards):
+      continue
+    mean = sum(rewards) / len(rewards)
+    variance = sum((r - mean) ** 2 for r in rewards) / len(rewards)
+    for k, reward in zip(columns, rewards):
+      z = (reward - mean) / math.sqrt(variance)
+      result[s, k] = float(advantages[s]) * z
+  return result
+
+
+def partition(mask):
+  """The valid rows in their order, then the others in theirs."""
+  valid = [s for s in range(len(mask)) if mask[s]]
+  others = [s for s in range(len(mask)) if not mask[s]]
+  return np.array(valid + others, np.int32), len(valid)
+
+
+def surrogate_loss(log_probs, behaviour, advantages, where, clip_low=0.2,
+                   clip_high=0.3, normaliser=None):
+  """-J: min(rho A, clip(rho) A) over the valid tokens, one at a time."""
+  total, valid = 0.0, 0
+  for index in np.ndindex(np.shape(log_probs)):
+    if not where[index]:
+      continue
+    valid += 1
+    rho = math.exp(float(log_probs[index]) - float(behaviour[index]))
+    advantage = float(advantages[index[:-1]])
+    clipped = min(max(rho, 1 - clip_low), 1 + clip_high)
+    total += min(rho * advantage, clipped * advantage)
+  if normaliser is None:
+    normaliser = valid
+  return -total / normaliser if valid else 0.0
+
+
+def numerical_gradient(function, x, step=1e-6):
+  """Central differences of a scalar function at the float64 array x."""
+  gradient = np.zeros(np.shape(x))
+  for index in np.ndindex(np.shape(x)):
+    above, below = np.array(x, np.float64), np.array(x, np.float64)
+    above[index] += step
+    below[index] -= step
+    gradient[index] = (function(above) - function(below)) / (2 * step)
+  return gradient

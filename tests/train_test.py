@@ -1,0 +1,571 @@
+"""Tests of the host loop, in this process, on the fake world."""
+import contextlib
+import json
+import math
+import shutil
+
+import jax
+import jax.numpy as jnp
+import matplotlib.image
+import numpy as np
+import pytest
+
+from experiments import checks
+from experiments import evaluate as evaluate_lib
+from experiments import train
+from experiments import warm_start
+from experiments import worlds
+from step_jax import credit
+from step_jax import metrics
+from step_jax import workers
+from tests import fake_config
+from tests import fake_world
+
+_NUM_TASKS = len(fake_world.TRAIN_TASKS)
+_NUM_SLOTS = 4 * 8
+# Of a run that was interrupted and one that was not, these differ.
+_CLOCKS = {'seconds', 'rollout_seconds', 'update_seconds', 'compilations'}
+_FIELDS = _CLOCKS | set("""
+    round success_rate tasks_above_60 replaced_fraction trajectories
+    valid_trajectories environment_failures environment_steps step_samples
+    augmented_steps rows_computed optimizer_steps loss grad_norm entropy
+    clip_fraction approx_kl mean_abs_advantage
+""".split())
+_EVALUATED = {'eval_success_rate', 'eval_tasks_above_60'}
+
+
+class _Pool(fake_world.LocalPool):
+  """Breaks as the test says: `faults(job, attempt, step)`."""
+  faults = staticmethod(lambda job, attempt, step: False)
+
+  def breaks(self, job, attempt, step):
+    return self.faults(job, attempt, step)
+
+
+@pytest.fixture(scope='module', autouse=True, name='host')
+def prepared_host(tmp_path_factory):
+  """Plays in this process, and compiles what runs share only once."""
+  setups = {}
+  make_setup, start = train.make_setup, train._start
+
+  def make_shared_setup(config, world):
+    shared = json.dumps([
+        config.optimizer.to_dict(), config.policy.to_dict(),
+        config.temperature])
+    if shared not in setups:
+      setup = make_setup(config, world)
+      setups[shared] = setup._replace(policy=setup.policy._replace(
+          init=jax.jit(setup.policy.init)))
+    return setups[shared]._replace(
+        config=config, world=world, method=credit.METHODS[config.method])
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
+    patch.setattr(train, 'make_setup', make_shared_setup)
+    patch.setattr(train, '_start', lambda *args: jax.device_put(
+        start(*args), jax.devices()[0]))  # as a restored state is placed
+    patch.setattr(worlds, 'make_pool', lambda world, config: _Pool(
+        world.make_env, num_workers=config.env.num_workers))
+    yield
+
+
+def _config(method='', **changes):
+  config = fake_config.get_config(method)
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+def _rows(workdir):
+  return [json.loads(line, parse_constant=pytest.fail) for line in (
+      workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def _digests(workdir):
+  """Checksums of all that the checkpoints hold, by number of rounds."""
+  return {
+      int(path.parts[-3]): json.loads(path.read_text())['crc32']
+      for path in (workdir / 'checkpoints').glob('*/digest/metadata')}
+
+
+def _assert_same_run(actual, expected, but=()):
+  """Compares all rounds and the last checkpoint bit for bit."""
+  ignored = _CLOCKS | set(but)
+  rows = [[
+      {name: x for name, x in row.items() if name not in ignored}
+      for row in _rows(workdir)] for workdir in (actual, expected)]
+  assert rows[0] == rows[1]
+  records = [(workdir / 'success_rates.npy').read_bytes()
+             for workdir in (actual, expected)]
+  assert records[0] == records[1]
+  num_rounds = len(rows[0])
+  assert _digests(actual)[num_rounds] == _digests(expected)[num_rounds]
+  assert metrics.read_json(actual / 'evaluation.json') == (
+      metrics.read_json(expected / 'evaluation.json'))
+
+
+@pytest.fixture(scope='module', name='run')
+def made_run(tmp_path_factory):
+  """Five rounds without interruption."""
+  workdir = tmp_path_factory.mktemp('runs') / 'new' / 'run'
+  train.train(_config(num_rounds=5, eval_every=2), workdir)
+  return workdir
+
+
+@pytest.fixture(name='faults')
+def made_faults(monkeypatch):
+  """`faults(function)` says which attempts break."""
+  return lambda function: monkeypatch.setattr(
+      _Pool, 'faults', staticmethod(function))
+
+
+def _in_training(job):
+  return job.seed < worlds.FIRST_EVAL_SEED and not job.expert
+
+
+def test_every_round_has_the_fields_of_the_contract(run):
+  rows = _rows(run)
+  assert [row['round'] for row in rows] == list(range(5))
+  for row in rows:
+    assert row.keys() >= _FIELDS
+    assert all(isinstance(row[name], (int, float)) for name in _FIELDS)
+    assert all(math.isfinite(row[name]) for name in _FIELDS)
+
+
+def test_the_numbers_of_a_round_agree(run):
+  rows = _rows(run)
+  for row in rows:
+    assert row['trajectories'] == row['valid_trajectories'] == _NUM_SLOTS
+    assert row['environment_failures'] == 0
+    assert _NUM_SLOTS <= row['environment_steps'] <= 4 * _NUM_SLOTS
+    assert row['seconds'] == pytest.approx(
+        row['rollout_seconds'] + row['update_seconds'])
+    assert min(row['rollout_seconds'], row['update_seconds']) > 0
+    for name in ('success_rate', 'replaced_fraction', 'clip_fraction'):
+      assert 0 <= row[name] <= 1
+    assert row['success_rate'] * _NUM_SLOTS % 1 == 0
+    assert row['replaced_fraction'] * _NUM_SLOTS % 1 == 0
+    assert sum(row['slots_per_task']) == _NUM_SLOTS
+    assert row['augmented_steps'] <= row['environment_steps']
+    assert row['step_samples'] <= row['environment_steps']
+    assert row['optimizer_steps'] <= 2
+    assert (row['optimizer_steps'] > 0) == (row['step_samples'] > 0)
+    assert (row['grad_norm'] > 0) == (row['step_samples'] > 0)
+    assert (row['entropy'] > 0) == (row['step_samples'] > 0)
+    assert row['rows_computed'] >= row['step_samples']
+    assert 0 <= row['mean_abs_advantage'] <= 1
+    base = worlds.base_task_ids(0, row['round'], 4, _NUM_TASKS)
+    replaced = _NUM_SLOTS * row['replaced_fraction']
+    kept = np.minimum(
+        row['slots_per_task'], 8 * np.bincount(base, minlength=_NUM_TASKS))
+    assert _NUM_SLOTS - kept.sum() <= replaced
+  # Of what the method does, something is seen in this run.
+  for name in ('augmented_steps', 'step_samples', 'replaced_fraction'):
+    assert any(row[name] > 0 for row in rows), name
+  assert len({row['loss'] for row in rows}) > 1
+
+
+def test_the_update_is_compiled_in_the_first_rounds_only(run):
+  compilations = [row['compilations'] for row in _rows(run)]
+  assert compilations[0] > 0
+  assert compilations[2:] == [0, 0, 0]
+
+
+def test_the_record_has_a_row_for_each_round(run):
+  record = np.load(run / 'success_rates.npy')
+  assert record.shape == (5, _NUM_TASKS) and record.dtype == np.float32
+  assert record.min() >= 0 and record.max() <= 1 and record.max() > 0
+  np.testing.assert_array_equal(
+      (record > .6).sum(axis=1), [row['tasks_above_60'] for row in _rows(run)])
+
+
+def test_evaluations_come_every_second_round_and_last(run):
+  evaluated = [_EVALUATED <= row.keys() for row in _rows(run)]
+  assert evaluated == [False, True, False, True, True]
+  evaluation = metrics.read_json(run / 'evaluation.json')
+  assert tuple(evaluation) == fake_world.TRAIN_TASKS
+  for row in evaluation.values():
+    assert row.keys() == {'success_rate', 'episodes'}
+    assert row['episodes'] == 3 and row['success_rate'] * 3 % 1 < 1e-9
+  rates = [row['success_rate'] for row in evaluation.values()]
+  last = _rows(run)[-1]
+  assert last['eval_success_rate'] == pytest.approx(np.mean(rates))
+  assert last['eval_tasks_above_60'] == sum(rate > .6 for rate in rates)
+  assert metrics.read_json(run / 'initial_evaluation.json').keys() == (
+      evaluation.keys())
+
+
+def test_the_folder_holds_what_was_promised(run):
+  assert {path.name for path in run.iterdir()} == {
+      'config.json', 'metrics.jsonl', 'success_rates.npy', 'evaluation.json',
+      'initial_evaluation.json', 'checkpoints', 'report'}
+  assert sorted(_digests(run)) == [4, 5]
+  assert json.loads((run / 'config.json').read_text())['group_size'] == 8
+  for name in ('learning_curve', 'slots_per_task'):
+    pixels = matplotlib.image.imread(run / 'report' / f'{name}.png')
+    assert pixels.std() > .01
+
+
+def test_rounds_that_are_added_equal_those_of_one_run(run, tmp_path, capsys):
+  train.train(_config(num_rounds=2, eval_every=2), tmp_path)
+  assert len(_rows(tmp_path)) == 2
+  train.train(_config(num_rounds=5, eval_every=2), tmp_path)
+  _assert_same_run(tmp_path, run)
+  assert capsys.readouterr().out.count('before training') == 1
+  assert json.loads((tmp_path / 'config.json').read_text())['num_rounds'] == 5
+
+
+@pytest.mark.parametrize('phase, checkpoint_every', [
+    ('training', 1), ('training', 3), ('evaluation', 1), ('evaluation', 3)])
+def test_an_interrupted_run_goes_on_where_it_was(
+    run, tmp_path, monkeypatch, phase, checkpoint_every):
+  """Stopped amid round 3, or in the evaluation after it."""
+  config = _config(
+      num_rounds=5, eval_every=2, checkpoint_every=checkpoint_every)
+  with monkeypatch.context() as patch:
+    _interrupt(patch, tmp_path, 3, phase)
+    with pytest.raises(KeyboardInterrupt):
+      train.train(config, tmp_path)
+  assert [row['round'] for row in _rows(tmp_path)] == [0, 1, 2]
+  assert max(_digests(tmp_path)) == 3  # all completed rounds are saved
+  train.train(config, tmp_path)
+  _assert_same_run(tmp_path, run)
+
+
+def _interrupt(patch, workdir, num_rounds, phase):
+  """Asks to stop, as Ctrl-C does, when something of a phase has ended."""
+  ended = []
+  advance = _Pool._advance
+
+  def spy(self, worker):
+    event = advance(self, worker)
+    is_training = event.job.seed < worlds.FIRST_EVAL_SEED
+    if event.kind == 'finished' and is_training == (phase == 'training') and (
+        len(metrics.read_metrics(workdir)) == num_rounds):
+      ended.append(event)
+    return event
+
+  patch.setattr(_Pool, '_advance', spy)
+  patch.setattr(train.StopRequest, '__call__', lambda _: len(ended) > 2)
+
+
+def test_rounds_later_than_the_checkpoint_are_played_again(run, tmp_path):
+  """With k rounds a checkpoint, up to k are lost by a sudden death."""
+  shutil.copytree(run, tmp_path, dirs_exist_ok=True)
+  shutil.rmtree(tmp_path / 'checkpoints' / '5')
+  train.train(_config(num_rounds=5, eval_every=2), tmp_path)
+  _assert_same_run(tmp_path, run)
+
+
+# Reads of other chunks fail after orbax has given up on the first.
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+def test_a_damaged_checkpoint_is_passed_over(run, tmp_path, capsys):
+  shutil.copytree(run, tmp_path, dirs_exist_ok=True)
+  shutil.rmtree(tmp_path / 'checkpoints' / '5' / 'state' / 'd')
+  train.train(_config(num_rounds=5, eval_every=2), tmp_path)
+  sentence, = capsys.readouterr().err.splitlines()
+  assert 'round 5 is damaged' in sentence
+  _assert_same_run(tmp_path, run)
+
+
+def test_without_a_whole_checkpoint_there_is_a_sentence(run, tmp_path):
+  shutil.copytree(run, tmp_path, dirs_exist_ok=True)
+  for path in (tmp_path / 'checkpoints').glob('*/digest'):
+    shutil.rmtree(path)
+  with pytest.raises(checks.UserError, match='--workdir'):
+    train.train(_config(num_rounds=5, eval_every=2), tmp_path)
+  assert _rows(tmp_path) == _rows(run)  # nothing is lost for that
+
+
+def test_a_finished_run_stays_as_it_is(run, tmp_path):
+  shutil.copytree(run, tmp_path, dirs_exist_ok=True)
+  train.train(_config(num_rounds=5, eval_every=2), tmp_path)
+  _assert_same_run(tmp_path, run)
+  assert _rows(tmp_path) == _rows(run)
+  with pytest.raises(checks.UserError, match='5 rounds already'):
+    train.train(_config(num_rounds=4, eval_every=2), tmp_path)
+  assert _rows(tmp_path) == _rows(run)
+
+
+def test_another_config_is_refused(run):
+  before = (run / 'config.json').read_bytes()
+  with pytest.raises(checks.UserError, match='group_size') as caught:
+    train.train(_config(num_rounds=9, group_size=4), run)
+  assert 'num_rounds' not in str(caught.value)
+  assert (run / 'config.json').read_bytes() == before
+
+
+def test_another_seed_is_another_run(run, tmp_path):
+  train.train(_config(num_rounds=1, seed=1), tmp_path)
+  assert not _rows(tmp_path)[0].items() <= _rows(run)[0].items()
+  assert (np.load(tmp_path / 'success_rates.npy')[0] != np.load(
+      run / 'success_rates.npy')[0]).any()
+
+
+def test_worker_counts_change_nothing(run, tmp_path):
+  train.train(_config(
+      num_rounds=5, eval_every=2, **{'env.num_workers': 5}), tmp_path)
+  _assert_same_run(tmp_path, run)
+
+
+@pytest.mark.parametrize('method', credit.METHODS)
+def test_every_method_runs(run, tmp_path, method):
+  train.train(_config(method, num_rounds=2), tmp_path)
+  rows = _rows(tmp_path)
+  assert len(rows) == 2
+  for row in rows:
+    assert row.keys() >= _FIELDS
+    assert None not in row.values()
+    if not credit.METHODS[method].resample:
+      assert row['replaced_fraction'] == 0
+      assert row['slots_per_task'] == [8] * _NUM_TASKS
+    if not credit.METHODS[method].augment:
+      assert row['augmented_steps'] == 0
+  assert sum(row['optimizer_steps'] for row in rows) > 0
+  assert [_EVALUATED <= row.keys() for row in rows] == [False, True]
+  # Every method begins with the same parameters and the same episodes.
+  assert (tmp_path / 'initial_evaluation.json').read_text() == (
+      run / 'initial_evaluation.json').read_text()
+
+
+def test_methods_differ_in_what_they_learn(run, tmp_path):
+  assert run.exists()
+  losses = {}
+  for method in credit.METHODS:
+    workdir = tmp_path / method
+    train.train(_config(
+        method, num_rounds=1, eval_episodes=1), workdir)
+    losses[method] = _rows(workdir)[0]['loss']
+  # In the first round there is nothing to resample by.
+  assert losses['step'] == losses['step_no_resampling']
+  assert losses['step_no_augmentation'] == losses['step_advantage_only']
+  assert len(set(losses.values())) == 5
+
+
+def test_smoothing_by_ema(tmp_path, monkeypatch):
+  rounds = _spy_on_rounds(monkeypatch)
+  train.train(_config(num_rounds=3, smoothing='ema', ema_decay=.75), tmp_path)
+  expected = np.zeros(_NUM_TASKS)
+  for _, trajectory in rounds:
+    for task in range(_NUM_TASKS):
+      outcomes = trajectory.successes[trajectory.task_ids == task]
+      if outcomes.size:
+        expected[task] = .75 * expected[task] + .25 * outcomes.mean()
+  assert expected.any()
+  np.testing.assert_allclose(
+      np.load(tmp_path / 'success_rates.npy')[-1], expected, rtol=1e-5)
+
+
+def _spy_on_rounds(monkeypatch, change=None):
+  """Lists (learner state, trajectory) of each round; may change a batch."""
+  rounds = []
+  assign = train._assign
+
+  def spy(setup, state, trajectory, key):
+    rounds.append((jax.device_get(state.learner), trajectory))
+    batch, *rest = assign(setup, state, trajectory, key)
+    if change is not None:
+      batch = change(len(rounds) - 1, batch)
+    return batch, *rest
+
+  monkeypatch.setattr(train, '_assign', spy)
+  return rounds
+
+
+def _same(a, b):
+  return all(x.tobytes() == y.tobytes() for x, y in zip(
+      jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def test_an_update_that_is_not_finite_is_refused(
+    tmp_path, monkeypatch, capsys):
+  def break_round_1(index, batch):
+    if index != 1:
+      return batch
+    return batch.replace(singles=batch.singles.replace(
+        advantages=jnp.where(batch.singles.mask, jnp.inf, 0.)))
+
+  rounds = _spy_on_rounds(monkeypatch, break_round_1)
+  train.train(_config('rloo', num_rounds=4), tmp_path)
+  sentence, = capsys.readouterr().err.splitlines()
+  assert 'round 1 was refused' in sentence
+  states = [state for state, _ in rounds]
+  assert _same(states[1], states[2])
+  assert not _same(states[0], states[1])
+  assert not _same(states[2], states[3])
+  rows = _rows(tmp_path)
+  assert rows[1]['optimizer_steps'] == 0 and rows[1]['step_samples'] > 0
+  assert rows[2]['optimizer_steps'] > 0
+  assert all(row['compilations'] == 0 for row in rows[2:])
+
+
+def test_a_run_with_most_trajectories_lost_stops(tmp_path, faults):
+  faults(lambda job, attempt, step: _in_training(job) and job.slot < 17)
+  with pytest.raises(checks.RunError) as caught:
+    train.train(_config(num_rounds=2), tmp_path)
+  assert str(caught.value).startswith('17 of 32 trajectories of round 0')
+  assert '\n' not in str(caught.value) and _rows(tmp_path) == []
+
+
+def test_a_run_with_half_of_its_trajectories_goes_on(
+    run, tmp_path, faults, monkeypatch):
+  assert run.exists()
+  faults(lambda job, attempt, step: _in_training(job) and job.slot % 2 == 1)
+  rounds = _spy_on_rounds(monkeypatch)
+  train.train(_config(num_rounds=2), tmp_path)
+  for row, (_, trajectory) in zip(_rows(tmp_path), rounds, strict=True):
+    assert row['trajectories'] == 32 and row['valid_trajectories'] == 16
+    assert row['environment_failures'] == 48
+    assert row['success_rate'] == trajectory.successes.sum() / 16
+    assert row['step_samples'] <= row['environment_steps']
+
+
+def test_a_run_that_broke_goes_on_when_the_world_is_whole(
+    run, tmp_path, faults):
+  faults(lambda job, attempt, step: _in_training(job) and len(
+      metrics.read_metrics(tmp_path)) == 2)
+  with pytest.raises(checks.RunError, match='round 2'):
+    train.train(_config(num_rounds=5, eval_every=2), tmp_path)
+  faults(lambda job, attempt, step: False)
+  train.train(_config(num_rounds=5, eval_every=2), tmp_path)
+  _assert_same_run(tmp_path, run)
+
+
+def test_retried_episodes_change_nothing_but_the_counts(
+    run, tmp_path, faults):
+  faults(lambda job, attempt, step: step == 1 and attempt < (
+      job.task_id + job.slot) % 3)
+  train.train(_config(num_rounds=5, eval_every=2), tmp_path)
+  counts = ('environment_failures', 'environment_steps')
+  _assert_same_run(tmp_path, run, but=counts)
+  for name in counts:
+    assert sum(row[name] for row in _rows(tmp_path)) > sum(
+        row[name] for row in _rows(run))
+
+
+def test_lost_evaluation_episodes_are_not_counted(run, tmp_path, faults):
+  """All of the first task's are lost, and one of the second's."""
+  faults(lambda job, attempt, step: not _in_training(job) and (
+      job.task_id == 0 or job.slot == 5) and not job.expert)
+  train.train(_config(num_rounds=1), tmp_path)
+  evaluation = metrics.read_json(tmp_path / 'evaluation.json')
+  whole = metrics.read_json(run / 'initial_evaluation.json')
+  before = metrics.read_json(tmp_path / 'initial_evaluation.json')
+  for found in (evaluation, before):
+    rows = list(found.values())
+    assert rows[0] == {'success_rate': None, 'episodes': 0}
+    assert [row['episodes'] for row in rows] == [0, 2, 3, 3]
+  assert list(before.values())[2:] == list(whole.values())[2:]
+  rates = [row['success_rate'] for row in evaluation.values()][1:]
+  assert _rows(tmp_path)[-1]['eval_success_rate'] == pytest.approx(
+      np.mean(rates))
+
+
+def test_an_evaluation_that_is_lost_stops_the_run(tmp_path, faults):
+  faults(lambda job, attempt, step: not _in_training(job) and (
+      not job.expert and len(metrics.read_metrics(tmp_path)) == 1))
+  with pytest.raises(checks.RunError, match='valuation'):
+    train.train(_config(num_rounds=2), tmp_path)
+  # The update is made again from the round's beginning.
+  faults(lambda job, attempt, step: False)
+  train.train(_config(num_rounds=2), tmp_path)
+  assert [row['round'] for row in _rows(tmp_path)] == [0, 1]
+
+
+@pytest.mark.parametrize('split, tasks', [
+    ('train', fake_world.TRAIN_TASKS),
+    ('held_out', fake_world.HELD_OUT_TASKS),
+    ('all', fake_world.TRAIN_TASKS + fake_world.HELD_OUT_TASKS)])
+def test_a_run_is_evaluated_on_other_tasks(run, tmp_path, split, tasks):
+  shutil.copytree(run, tmp_path, dirs_exist_ok=True)
+  config = _config(num_rounds=5, eval_every=2)
+  found = train.evaluate_run(config, tmp_path, split=split, episodes=3)
+  assert tuple(found) == tasks
+  name = 'evaluation' if split == 'train' else f'evaluation_{split}'
+  assert metrics.read_json(tmp_path / f'{name}.json') == found
+  before = metrics.read_json(run / 'evaluation.json')
+  assert metrics.read_json(tmp_path / 'evaluation.json') == before
+  assert before.items() >= {
+      task: row for task, row in found.items() if task in before}.items()
+
+
+def test_a_run_without_a_checkpoint_cannot_be_evaluated(tmp_path):
+  with pytest.raises(checks.UserError, match='no checkpoint'):
+    train.evaluate_run(_config(), tmp_path, split='train', episodes=1)
+
+
+def test_the_table_has_a_row_for_each_task(run, capsys):
+  evaluations = [metrics.read_json(run / f'{name}.json')
+                 for name in ('initial_evaluation', 'evaluation')]
+  from rich import console
+  console.Console(width=80).print(evaluate_lib.make_table(*evaluations))
+  lines = capsys.readouterr().out.splitlines()
+  for task in fake_world.TRAIN_TASKS:
+    line, = [line for line in lines if task in line]
+    for evaluation in evaluations:
+      assert f'{100 * evaluation[task]["success_rate"]:.0f} %' in line
+
+
+def test_a_warm_start_is_read_from_its_cache(tmp_path, monkeypatch, capsys):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  for name in ('a', 'b'):
+    train.train(_config(num_rounds=1, eval_episodes=1), tmp_path / name)
+  first, second = [
+      part for part in capsys.readouterr().out.split('before training')][:2]
+  assert '24 of 24 demonstrations solved' in first and 'read from' not in first
+  assert 'read from' in second and 'demonstrations' not in second
+  _assert_same_run(tmp_path / 'a', tmp_path / 'b')
+  assert len(list((tmp_path / 'cache').rglob('*.npz'))) == 1
+
+
+def test_the_cache_is_of_what_the_warm_start_depends_on():
+  config = _config()
+  world = worlds.make_world(config)
+  path = warm_start._cache_path(config, world)
+  for changes in ({'num_rounds': 9}, {'method': 'rloo'}, {'group_size': 4},
+                  {'optimizer.learning_rate': 1.}, {'env.num_workers': 9}):
+    assert warm_start._cache_path(_config(**changes), world) == path
+  for changes in ({'seed': 9}, {'max_steps': 9}, {'policy.width': 8},
+                  {'warm_start.demonstrations': 9},
+                  {'warm_start.learning_rate': 1.}):
+    assert warm_start._cache_path(_config(**changes), world) != path
+  assert warm_start._cache_path(config, world._replace(
+      tasks=world.tasks[:2])) != path
+
+
+def test_imitation_helps(tmp_path):
+  solved = {}
+  for demonstrations in (0, 6):
+    workdir = tmp_path / str(demonstrations)
+    train.train(_config(num_rounds=1, eval_episodes=12, **{
+        'warm_start.demonstrations': demonstrations}), workdir)
+    solved[demonstrations] = evaluate_lib.success_rates(
+        metrics.read_json(workdir / 'initial_evaluation.json')).mean()
+  assert solved[6] > solved[0] + .1
+
+
+def test_a_mistake_in_the_world_is_the_users(tmp_path, monkeypatch):
+  class Pool(_Pool):
+
+    def wait(self, timeout=None):
+      raise workers.WorkerStartError('expected a known task', 'ValueError')
+
+  monkeypatch.setattr(
+      worlds, 'make_pool', lambda world, config: Pool(world.make_env))
+  with pytest.raises(checks.UserError, match='expected a known task'):
+    train.train(_config(), tmp_path)
+
+
+def test_signals_are_requests_and_the_second_is_immediate(capsys):
+  import signal
+  previous = signal.getsignal(signal.SIGINT)
+  with train.StopRequest() as stop:
+    assert not stop()
+    signal.raise_signal(signal.SIGINT)
+    assert stop()
+    with pytest.raises(KeyboardInterrupt):
+      signal.raise_signal(signal.SIGINT)
+  assert signal.getsignal(signal.SIGINT) is previous
+  assert capsys.readouterr().err.count('\n') == 1
+  with contextlib.suppress(KeyboardInterrupt), train.StopRequest() as stop:
+    signal.raise_signal(signal.SIGTERM)
+    assert stop()
