@@ -6,6 +6,7 @@ imported when a browser starts, so this module needs nothing but Python.
 """
 
 from collections.abc import Callable
+import contextlib
 import importlib.util
 import os
 import pathlib
@@ -96,7 +97,6 @@ class Browser:
         prefix='step_jax_', ignore_cleanup_errors=True)
     self._service: Any = None
     self._driver: Any = None
-    self._pid = 0
     self._is_broken = False
     try:
       self._call(lambda: self._start(chromium, chromedriver))
@@ -133,7 +133,6 @@ class Browser:
             self._service.service_url, proxy=direct,
             timeout=_COMMAND_TIMEOUT))
     self._driver = webdriver.Remote(connection, options=options)
-    self._pid = self._driver.capabilities.get('goog:processID', 0)
     self._driver.set_page_load_timeout(_COMMAND_TIMEOUT)
     self._driver.set_script_timeout(_COMMAND_TIMEOUT)
 
@@ -199,18 +198,23 @@ class Browser:
       self._folder.cleanup()
 
   def _wait_for_exit(self) -> None:
+    """Waits for all processes of the folder; kills those that stay."""
     give_up = time.monotonic() + _EXIT_TIMEOUT
-    while self._is_running():
+    while pids := self._processes():
       if time.monotonic() > give_up:
-        os.kill(self._pid, signal.SIGKILL)
+        for pid in pids:
+          with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
       time.sleep(0.02)
 
-  def _is_running(self) -> bool:
-    command = pathlib.Path(f'/proc/{self._pid}/cmdline')
-    try:
-      return self._folder.name.encode() in command.read_bytes()
-    except OSError:
-      return False
+  def _processes(self) -> list[int]:
+    """Those whose command line names the folder."""
+    found = []
+    for path in pathlib.Path('/proc').glob('[0-9]*/cmdline'):
+      with contextlib.suppress(OSError):  # it ended while we looked
+        if self._folder.name.encode() in path.read_bytes():
+          found.append(int(path.parent.name))
+    return found
 
   def _cdp(self, method: str, **parameters: Any) -> None:
     self._call(lambda: self._driver.execute(
