@@ -27,7 +27,6 @@ from experiments import checks
 from experiments import worlds
 from step_jax import rollout
 from step_jax import workers
-from step_jax.policies import base
 
 Evaluation = dict[str, dict[str, Any]]
 
@@ -35,7 +34,6 @@ Evaluation = dict[str, dict[str, Any]]
 def evaluate(
     config: ml_collections.ConfigDict,
     tasks: Sequence[str],
-    policy: base.Policy,
     params: Any,
     collect: Callable[..., rollout.Collection],
     *,
@@ -46,9 +44,8 @@ def evaluate(
   Args:
     config: of the run.
     tasks: the world's tasks.
-    policy: the policy.
-    params: its parameters.
-    collect: `(jobs, act)` -> `Collection`.
+    params: of the policy.
+    collect: `(jobs, player)` -> `Collection`.
     episodes: number of episodes a task.
 
   Returns:
@@ -58,13 +55,10 @@ def evaluate(
   jobs = [
       workers.Job(slot, slot // episodes, worlds.eval_seed(slot % episodes))
       for slot in range(len(tasks) * episodes)]
-  act = rollout.policy_actor(
-      policy, params, jax.random.key(config.seed),
-      temperature=config.eval_temperature,
-      batch_size=config.policy.acting_batch_size)
-  trajectory = collect(jobs, act).trajectory
-  valid = trajectory.valid.reshape(len(tasks), episodes)
-  solved = trajectory.successes.reshape(valid.shape) & valid
+  trajectory = collect(jobs, rollout.Player(
+      params, jax.random.key(config.seed), config.eval_temperature)).trajectory
+  valid = np.reshape(trajectory.valid, (len(tasks), episodes))
+  solved = np.reshape(trajectory.successes, valid.shape) & valid
   return {
       task: {
           'success_rate': solved[i].sum() / valid[i].sum()

@@ -21,6 +21,7 @@ import numpy as np
 import optax
 
 from experiments import checks
+from experiments import collectors
 from experiments import evaluate as evaluate_lib
 from experiments import progress as progress_lib
 from experiments import warm_start
@@ -33,7 +34,6 @@ from step_jax import report
 from step_jax import rollout
 from step_jax import types
 from step_jax import workers
-from step_jax.envs import base as envs_base
 from step_jax.policies import base
 from step_jax.policies import element
 
@@ -83,8 +83,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     log = metrics.MetricsLog(workdir, done, len(setup.world.tasks))
     with (StopRequest() as stop,
           progress_lib.RunProgress(config.num_rounds, done) as progress,
-          _pool(setup) as pool):
-      collect = _collector(setup, pool, progress, stop)
+          collectors.open_collector(setup, progress, stop) as collect):
       if state is None:
         state = _start(setup, collect, progress)
         checkpoints.save(0, state)
@@ -107,12 +106,10 @@ def evaluate_run(
     raise checks.UserError(f'the run in {workdir} has no checkpoint yet')
   setup = setup._replace(world=worlds.make_world(config, split))
   with (StopRequest() as stop, progress_lib.RunProgress(1, 0) as progress,
-        _pool(setup) as pool):
+        collectors.open_collector(setup, progress, stop) as collect):
     evaluation = evaluate_lib.evaluate(
-        config, setup.world.tasks, setup.policy, restored[1].learner.params,
-        functools.partial(_collector(setup, pool, progress, stop),
-                          name='evaluation'),
-        episodes=episodes)
+        config, setup.world.tasks, restored[1].learner.params,
+        functools.partial(collect, name='evaluation'), episodes=episodes)
   name = 'evaluation' if split == 'train' else f'evaluation_{split}'
   metrics.write_json(workdir / f'{name}.json', evaluation)
   return evaluation
@@ -121,7 +118,7 @@ def evaluate_run(
 def make_setup(
     config: ml_collections.ConfigDict, world: worlds.World) -> Setup:
   """Builds the policy, the optimiser and the learner."""
-  codec = element.make_codec(envs_base.TEXT_WORDS)
+  codec = element.make_codec(world.example['element_text'].shape[-1])
   policy = element.make_policy(
       world.example | {'history': codec.empty_history},
       width=config.policy.width, num_layers=config.policy.num_layers,
@@ -188,31 +185,9 @@ def _restore(
     raise checks.UserError(str(error)) from error
 
 
-def _pool(setup: Setup) -> workers.WorkerPool:
-  return worlds.make_pool(setup.world, setup.config)
-
-
-def _collector(
-    setup: Setup,
-    pool: workers.WorkerPool,
-    progress: progress_lib.RunProgress,
-    stop: StopRequest,
-) -> Callable[..., rollout.Collection]:
-  """`(jobs, act, name) -> Collection`, with progress and Ctrl-C."""
-  def collect(jobs, act, name):
-    try:
-      return rollout.collect(
-          pool, jobs, act, example=setup.world.example, codec=setup.codec,
-          num_tokens=element.NUM_TOKENS, max_steps=setup.config.max_steps,
-          should_stop=stop, on_progress=progress.episodes(name))
-    except workers.WorkerStartError as error:
-      raise checks.UserError(str(error)) from error
-  return collect
-
-
 def _start(
     setup: Setup,
-    collect: Callable[..., rollout.Collection],
+    collect: collectors.Collector,
     progress: progress_lib.RunProgress,
 ) -> RunState:
   """Fresh parameters, after imitation where the config asks for it."""
@@ -232,7 +207,7 @@ def _run_rounds(
     done: int,
     checkpoints: checkpoint.Checkpoints,
     log: metrics.MetricsLog,
-    collect: Callable[..., rollout.Collection],
+    collect: collectors.Collector,
     progress: progress_lib.RunProgress,
 ) -> None:
   """All rounds that are left, and the evaluations."""
@@ -241,7 +216,7 @@ def _run_rounds(
 
   def evaluate(params):
     evaluation = evaluate_lib.evaluate(
-        config, tasks, setup.policy, params,
+        config, tasks, params,
         functools.partial(collect, name='evaluation'),
         episodes=config.eval_episodes)
     if not evaluate_lib.success_rates(evaluation).size:
@@ -286,7 +261,7 @@ def _play_round(
     setup: Setup,
     state: RunState,
     round_index: int,
-    collect: Callable[..., rollout.Collection],
+    collect: collectors.Collector,
 ) -> tuple[RunState, dict[str, Any]]:
   """One round; returns the new state and what is written down of it."""
   started = time.monotonic()
@@ -303,11 +278,10 @@ def _play_round(
       workers.Job(slot, task_id, worlds.training_seed(
           config.seed, round_index, task_id))
       for slot, task_id in enumerate(task_ids.tolist())]
-  act = rollout.policy_actor(
-      setup.policy, state.learner.params, rollout_key,
-      temperature=config.temperature,
-      batch_size=config.policy.acting_batch_size)
-  collection = collect(jobs, act, name=f'round {round_index}')
+  collection = collect(
+      jobs, rollout.Player(
+          state.learner.params, rollout_key, config.temperature),
+      name=f'round {round_index}')
   trajectory = collection.trajectory
   valid = int(trajectory.valid.sum())
   if 2 * valid < len(jobs):

@@ -36,7 +36,7 @@ def warm_start(
     world: its environments.
     policy: the policy.
     params: fresh parameters.
-    collect: `(jobs, act)` -> `Collection`.
+    collect: `(jobs, player)` -> `Collection`; no player is the expert.
     say: tells the person a line.
   """
   path = _cache_path(config, world)
@@ -53,9 +53,9 @@ def warm_start(
                   expert=True)
       for slot in range(
           len(world.tasks) * config.warm_start.demonstrations)]
-  trajectory = collect(jobs, rollout.expert_actor).trajectory
+  trajectory = collect(jobs, None).trajectory
   solved = trajectory.valid & trajectory.successes
-  where = trajectory.step_mask & solved[:, None]
+  where = np.asarray(trajectory.step_mask & solved[:, None])
   say(f'warm start: {int(solved.sum())} of {len(jobs)} demonstrations solved '
       f'their task, {int(where.sum())} steps to imitate')
   if not where.any():

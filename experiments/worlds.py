@@ -10,10 +10,14 @@ import ml_collections
 import numpy as np
 
 from experiments import checks
+from step_jax import simulation
 from step_jax import workers
 from step_jax.envs import base
 
-_ALIASES = {'miniwob': 'step_jax.envs.miniwob:MiniWobEnv'}
+_ALIASES = {
+    'desk': 'step_jax.envs.desk.env:DeskEnv',
+    'miniwob': 'step_jax.envs.miniwob:MiniWobEnv',
+}
 # Training episodes have seeds below, evaluation episodes from here on.
 FIRST_EVAL_SEED = 2**30
 
@@ -23,6 +27,7 @@ class World(NamedTuple):
   tasks: tuple[str, ...]  # N names; a task id is an index
   make_env: Callable[[], gymnasium.Env]  # picklable
   example: Any  # an observation without history, for shapes
+  simulator: simulation.Simulator | None  # the same as pure functions
 
 
 def make_world(
@@ -30,7 +35,9 @@ def make_world(
   """Returns the world of a config.
 
   `env.name` names a `gymnasium.Env` that yields element observations and takes
-  `tasks` and `max_steps`; its module lists TRAIN_TASKS and HELD_OUT_TASKS.
+  `tasks` and `max_steps`; its module lists TRAIN_TASKS and HELD_OUT_TASKS, and
+  may have `example`, if its observations have other sizes, and
+  `make_simulator`.
 
   Args:
     config: the run's config.
@@ -60,8 +67,10 @@ def make_world(
       raise checks.UserError(str(error)) from error
   make_env = functools.partial(
       env_class, tasks=tasks, max_steps=config.max_steps)
-  example = base.encode_screen(base.make_screen('', ()))
-  return World(tasks, make_env, example)
+  example = getattr(module, 'example', base.example)()
+  make_simulator = getattr(module, 'make_simulator', None)
+  simulator = make_simulator and make_simulator(tasks, config.max_steps)
+  return World(tasks, make_env, example, simulator)
 
 
 def make_pool(

@@ -35,6 +35,13 @@ class ActFn(Protocol):
     """Returns an action for each row, as numpy arrays `[R, L]`."""
 
 
+class Player(NamedTuple):
+  """The policy as it acts in a round."""
+  params: Any
+  rng_key: chex.PRNGKey  # of (seed, round)
+  temperature: float  # 0 for the most likely action
+
+
 class Progress(NamedTuple):
   """What a person wants to see while trajectories are collected."""
   finished: int  # trajectories that ended or were lost
@@ -50,20 +57,12 @@ class Collection(NamedTuple):
 
 
 def policy_actor(
-    policy: base.Policy,
-    params: Any,
-    rng_key: chex.PRNGKey,
-    *,
-    temperature: float,
-    batch_size: int,
-) -> ActFn:
+    policy: base.Policy, player: Player, *, batch_size: int) -> ActFn:
   """Acts by the policy, `batch_size` rows at a call, padded to that number.
 
   Args:
     policy: the policy.
-    params: its parameters.
-    rng_key: key of (seed, round).
-    temperature: 0 for the most likely action.
+    player: its parameters, key and temperature.
     batch_size: rows of a call. Keep it for a whole run: other batch sizes give
       other bits.
 
@@ -79,9 +78,9 @@ def policy_actor(
       index[:real] = np.arange(start, start + real)
       slots, step_ids, observations = jax.tree.map(
           lambda x: x[index], rows[:3])
-      keys = credit.row_keys(rng_key, slots, step_ids, 0)
+      keys = credit.row_keys(player.rng_key, slots, step_ids, 0)
       sample = policy.sample(
-          params, keys, observations, temperature=temperature)
+          player.params, keys, observations, temperature=player.temperature)
       parts.append(jax.tree.map(lambda x: x[:real], jax.device_get(sample)))
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
   return act

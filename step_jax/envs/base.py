@@ -109,6 +109,11 @@ def select_elements(elements: Sequence[Element]) -> list[int]:
   return sorted(sorted(range(len(elements)), key=rank)[:MAX_ELEMENTS])
 
 
+def example() -> Observation:
+  """An empty screen, for shapes."""
+  return encode_screen(make_screen('', ()))
+
+
 def make_screen(instruction: str, elements: Sequence[Element], *,
                 verbs: Sequence[str] = ()) -> Screen:
   """Cuts an instruction and elements to what an observation holds.

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple, Protocol
 
 import chex
+import numpy as np
 
 
 class ActionSample(NamedTuple):
@@ -53,12 +54,16 @@ class MatchFn(Protocol):
 
 class RememberFn(Protocol):
 
-  def __call__(self, history: Any, observation: Any, tokens: Any) -> Any:
-    """The history after `tokens` were chosen at `observation` (host)."""
+  def __call__(
+      self, history: Any, observation: Any, tokens: Any, xp: Any = np) -> Any:
+    """The history after `tokens` were chosen at `observation`; unbatched.
+
+    `xp` is numpy on the host and jax.numpy inside a jitted rollout.
+    """
 
 
 class Codec(NamedTuple):
-  """What tokens mean: matching on the device, history on the host."""
+  """What tokens mean."""
   matches: MatchFn
   empty_history: Any  # numpy array, history at the first step
   remember: RememberFn

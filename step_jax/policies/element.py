@@ -334,26 +334,28 @@ def empty_history(words_per_element: int) -> np.ndarray:
 
 
 def remember(
-    history: np.ndarray, observation: Any, tokens: np.ndarray) -> np.ndarray:
-  """Puts an action in front of the history and drops the oldest (host).
+    history: chex.Array, observation: Any, tokens: chex.Array, xp: Any = np,
+) -> chex.Array:
+  """Puts an action in front of the history and drops the oldest.
 
   Args:
     history: `[3, X + 3]` int32.
     observation: the screen at which the action was chosen, unbatched.
     tokens: `[3]` int.
+    xp: numpy on the host, jax.numpy inside a jitted rollout.
 
   Returns:
     A new history.
   """
-  verb, element, word = (int(token) for token in tokens)
-  newest = np.zeros_like(history[:1])
-  newest[0, 0] = verb + 1
-  if USES_ELEMENT[verb]:
-    newest[0, 1] = observation['element_type'][element]
-    newest[0, 2:-1] = observation['element_text'][element]
-  if USES_WORD[verb]:
-    newest[0, -1] = observation['instruction'][word]
-  return np.concatenate([newest, history[:-1]])
+  verb, element, word = tokens
+  has_element, has_word = (
+      xp.asarray(uses)[verb] for uses in (USES_ELEMENT, USES_WORD))
+  newest = xp.concatenate([
+      xp.stack([verb + 1, has_element * observation['element_type'][element]]),
+      has_element * observation['element_text'][element],
+      has_word * observation['instruction'][word][None]])
+  return xp.concatenate(
+      [newest[None].astype(xp.int32), history[:-1]])
 
 
 def make_codec(words_per_element: int) -> base.Codec:

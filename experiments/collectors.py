@@ -1,0 +1,82 @@
+"""Who plays a round: environment processes, or a simulator on the device."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import checks
+from experiments import progress as progress_lib
+from experiments import worlds
+from step_jax import rollout
+from step_jax import simulation
+from step_jax import workers
+from step_jax.policies import element
+
+# (jobs, player, name) -> Collection; no player is the expert.
+Collector = Callable[..., rollout.Collection]
+
+
+@contextlib.contextmanager
+def open_collector(
+    setup: Any,
+    progress: progress_lib.RunProgress,
+    should_stop: Callable[[], bool],
+) -> Iterator[Collector]:
+  """Starts the environments of a run; they end with the context.
+
+  Args:
+    setup: `train.Setup` of the run.
+    progress: told of episodes that ended.
+    should_stop: asked now and then; True raises KeyboardInterrupt.
+  """
+  if setup.world.simulator is not None:
+    yield _simulated(setup, should_stop)
+    return
+  with worlds.make_pool(setup.world, setup.config) as pool:
+    yield _in_processes(setup, pool, progress, should_stop)
+
+
+def _in_processes(
+    setup: Any, pool: workers.WorkerPool,
+    progress: progress_lib.RunProgress, should_stop: Callable[[], bool],
+) -> Collector:
+  def collect(jobs, player, name):
+    act = rollout.expert_actor if player is None else rollout.policy_actor(
+        setup.policy, player,
+        batch_size=setup.config.policy.acting_batch_size)
+    try:
+      return rollout.collect(
+          pool, jobs, act, example=setup.world.example, codec=setup.codec,
+          num_tokens=element.NUM_TOKENS, max_steps=setup.config.max_steps,
+          should_stop=should_stop, on_progress=progress.episodes(name))
+    except workers.WorkerStartError as error:
+      raise checks.UserError(str(error)) from error
+  return collect
+
+
+def _simulated(setup: Any, should_stop: Callable[[], bool]) -> Collector:
+  by_policy, by_expert = (
+      simulation.make_simulate(
+          setup.world.simulator, policy, setup.codec,
+          max_steps=setup.config.max_steps,
+          num_lanes=setup.config.policy.acting_batch_size)
+      for policy in (setup.policy, None))
+
+  def collect(jobs, player, name):
+    del name
+    simulate = by_policy
+    if player is None:
+      simulate, player = by_expert, rollout.Player((), jax.random.key(0), 0.)
+    _, task_ids, seeds = np.array([job[:3] for job in jobs], np.int32).T
+    trajectory = simulate(
+        player.rng_key, player.params, jnp.asarray(task_ids),
+        jnp.asarray(seeds), temperature=player.temperature)
+    num_steps = int(trajectory.step_mask.sum())
+    if should_stop():
+      raise KeyboardInterrupt
+    return rollout.Collection(trajectory, num_steps, 0)
+  return collect

@@ -1,0 +1,1 @@
+"""Desk: a desktop of six applications that runs inside jit."""

@@ -1,0 +1,277 @@
+"""Pages of widgets, compiled to the tables that the simulator runs on.
+
+An application is data: variables that hold words, and pages of widgets that
+show and change them. `compile_desktop` cuts pages that are longer than the
+window into views, one for each position of the scroll bar, and computes
+which click leads nearer to which view. Everything here is numpy, computed once
+when the module is imported.
+"""
+
+import collections
+from collections.abc import Sequence
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+WINDOW = 12  # E, widgets of a view
+NOTHING = 0  # the word, variable and group that stand for none
+
+_ROW = 1 / 13  # height of a widget; the first row holds what is pinned
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Variable:
+  """Something that can be changed; it always holds a word.
+
+  A change is a draft until its group is saved, or saved at once if it has
+  no group.
+  """
+  name: str
+  options: tuple[str, ...] = ()  # () is any name; initially one of them
+  group: str = ''
+  guarded: bool = False  # begins with options[0]; a change not asked for harms
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Widget:
+  """One widget; what a click on it does."""
+  kind: str
+  text: str = ''  # a word, or 'variable:NAME', the saved word of a variable
+  shows: str = ''  # the variable whose draft it displays
+  sets: tuple[str, str] | None = None  # variable and word
+  toggles: str = ''  # a variable of two options
+  edits: str = ''  # the variable that takes the typed word
+  opens: str = ''  # a page
+  saves: str = ''  # a group
+  reverts: str = ''  # a group
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Page:
+  """A page; `pinned` widgets stay while the others scroll."""
+  name: str
+  widgets: tuple[Widget, ...]
+  pinned: tuple[Widget, ...] = ()
+  parent: str = ''  # where 'back' leads
+  reverts: str = ''  # the group that 'back' reverts: the page is a dialog
+  focus: str = ''  # the variable that is edited when the page opens
+  window: int = WINDOW  # widgets shown at once, pinned ones included
+
+
+class Tables(NamedTuple):
+  """A desktop as arrays: V views, E widgets a view, M variables."""
+  words: tuple[str, ...]  # index 0 is no word
+  view_names: tuple[str, ...]
+  # Widgets [V, E]: kinds, texts and so on are indices, 0 = none.
+  kind: np.ndarray
+  text_word: np.ndarray
+  text_variable: np.ndarray
+  shows: np.ndarray
+  set_variable: np.ndarray
+  set_word: np.ndarray
+  toggles: np.ndarray
+  edits: np.ndarray
+  opens: np.ndarray  # view; its own if it opens nothing
+  saves: np.ndarray  # group
+  reverts: np.ndarray  # group
+  box: np.ndarray  # [V, E, 4] left, top, width, height
+  # Views [V].
+  up: np.ndarray
+  down: np.ndarray
+  back: np.ndarray
+  back_reverts: np.ndarray
+  focus: np.ndarray
+  # Variables [M].
+  group: np.ndarray
+  guarded: np.ndarray
+  num_options: np.ndarray  # 0 for any name
+  options: np.ndarray  # [M, O]
+  # For the solver.
+  way: np.ndarray  # [V, V] move: element, or E + up / down / back
+  set_at: np.ndarray  # [M] view in which the variable is changed
+  save_at: np.ndarray  # [M] view in which its group is saved
+  variables: dict[str, int]
+  views: dict[str, int]  # the first view of each page
+
+
+def compile_desktop(
+    variables: Sequence[Variable], pages: Sequence[Page],
+    names: Sequence[str]) -> Tables:
+  """Compiles pages to tables.
+
+  Args:
+    variables: all variables.
+    pages: all pages; the first is where 'back' finally leads.
+    names: the words that name things; they come first among the words.
+
+  Returns:
+    The tables.
+
+  Raises:
+    ValueError: if a page or variable is unknown or there are too many words.
+  """
+  words = _Index(['', *names])
+  groups = _Index([''])
+  variable_ids = {v.name: i + 1 for i, v in enumerate(variables)}
+  windows = [(page, window) for page in pages for window in _windows(page)]
+  first: dict[str, int] = {}
+  for view, (page, _) in enumerate(windows):
+    first.setdefault(page.name, view)
+
+  num_views, num_variables = len(windows), len(variables) + 1
+  cells = {
+      name: np.zeros((num_views, WINDOW), np.uint8)
+      for name in ('kind', 'text_word', 'text_variable', 'shows',
+                   'set_variable', 'set_word', 'toggles', 'edits', 'saves',
+                   'reverts')}
+  opens = np.repeat(np.arange(num_views, dtype=np.uint8)[:, None], WINDOW, 1)
+  rows = {
+      name: np.arange(num_views, dtype=np.uint8)
+      for name in ('up', 'down', 'back')}
+  back_reverts = np.zeros(num_views, np.uint8)
+  focus = np.zeros(num_views, np.uint8)
+  box = np.zeros((num_views, WINDOW, 4), np.float32)
+  for view, (page, shown) in enumerate(windows):
+    for place, widget in enumerate(shown):
+      cell = {
+          'kind': words[widget.kind],
+          'shows': variable_ids[widget.shows] if widget.shows else 0,
+          'toggles': variable_ids[widget.toggles] if widget.toggles else 0,
+          'edits': variable_ids[widget.edits] if widget.edits else 0,
+          'saves': groups[widget.saves],
+          'reverts': groups[widget.reverts],
+      }
+      if widget.text.startswith('variable:'):
+        cell['text_variable'] = variable_ids[widget.text.split(':')[1]]
+      else:
+        cell['text_word'] = words[widget.text]
+      if widget.sets:
+        cell['set_variable'] = variable_ids[widget.sets[0]]
+        cell['set_word'] = words[widget.sets[1]]
+      for name, value in cell.items():
+        cells[name][view, place] = value
+      if widget.opens:
+        opens[view, place] = first[widget.opens]
+    box[view, :len(shown)] = _boxes(len(page.pinned), len(shown))
+    if view > first[page.name]:
+      rows['up'][view] = view - 1
+      rows['down'][view - 1] = view
+    if page.parent:
+      rows['back'][view] = first[page.parent]
+    back_reverts[view] = groups[page.reverts]
+    focus[view] = variable_ids[page.focus] if page.focus else 0
+
+  options = np.zeros(
+      (num_variables, max(len(v.options) for v in variables)), np.uint8)
+  for index, variable in enumerate(variables, 1):
+    options[index, :len(variable.options)] = [
+        words[word] for word in variable.options]
+  group = np.array([0] + [groups[v.group] for v in variables], np.uint8)
+  tables = Tables(
+      words=tuple(words), view_names=tuple(page.name for page, _ in windows),
+      **cells, **rows, opens=opens, back_reverts=back_reverts, focus=focus,
+      box=box, group=group,
+      guarded=np.array([False] + [v.guarded for v in variables]),
+      num_options=np.array(
+          [0] + [len(v.options) for v in variables], np.uint8),
+      options=options, way=np.zeros((num_views, num_views), np.uint8),
+      set_at=_first_views(
+          num_variables, np.stack([cells[name] for name in (
+              'set_variable', 'toggles', 'edits')], axis=-1)),
+      save_at=np.zeros(num_variables, np.uint8),
+      variables=variable_ids, views=first)
+  if max(len(words), num_views, num_variables) > 256:
+    raise ValueError(
+        f'expected at most 256 words, views and variables, got {len(words)}, '
+        f'{num_views} and {num_variables}')
+  tables = tables._replace(way=_ways(tables))
+  return tables._replace(save_at=_save_views(tables))
+
+
+class _Index(dict):
+  """Numbers for words, in the order in which they are first asked for."""
+
+  def __init__(self, words: Sequence[str]):
+    super().__init__((word, i) for i, word in enumerate(words))
+
+  def __missing__(self, word: str) -> int:
+    return self.setdefault(word, len(self))
+
+
+def _windows(page: Page) -> list[tuple[Widget, ...]]:
+  """The widgets of each view: two of the last window stay in sight."""
+  room = page.window - len(page.pinned)
+  step = room - 2
+  starts = range(0, max(1, len(page.widgets) - room + step), step)
+  last = max(0, len(page.widgets) - room)
+  return [page.pinned + page.widgets[min(s, last):min(s, last) + room]
+          for s in starts]
+
+
+def _boxes(num_pinned: int, num_widgets: int) -> np.ndarray:
+  """Pinned widgets stand side by side, the others below each other."""
+  boxes = np.zeros((num_widgets, 4), np.float32)
+  for place in range(num_widgets):
+    if place < num_pinned:
+      boxes[place] = place / num_pinned, 0, 1 / num_pinned, _ROW
+    else:
+      boxes[place] = 0.05, (place - num_pinned + 1) * _ROW, 0.9, _ROW
+  return boxes
+
+
+def _first_views(num_variables: int, cells: np.ndarray) -> np.ndarray:
+  """`[M]`: the first view with each variable in `cells [V, E, n]`."""
+  found = np.zeros(num_variables, np.uint8)
+  for view in reversed(range(len(cells))):
+    found[cells[view].ravel()] = view
+  return found
+
+
+def _ways(tables: Tables) -> np.ndarray:
+  """First move of a shortest way from each view to each other one."""
+  num_views = len(tables.up)
+  moves: list[dict[int, int]] = []  # by view: destination -> move
+  for view in range(num_views):
+    reached: dict[int, int] = {}
+    for place in range(WINDOW):
+      quiet = not any(
+          table[view, place] for table in (
+              tables.set_variable, tables.toggles, tables.edits, tables.saves,
+              tables.reverts))
+      if tables.kind[view, place] and quiet:
+        reached.setdefault(int(tables.opens[view, place]), place)
+    for move, table in enumerate((tables.up, tables.down, tables.back)):
+      reached.setdefault(int(table[view]), WINDOW + move)
+    moves.append(reached)
+  way = np.zeros((num_views, num_views), np.uint8)
+  for start in range(num_views):
+    seen, frontier = {start}, collections.deque([(start, -1)])
+    while frontier:
+      view, move = frontier.popleft()
+      way[start, view] = max(move, 0)
+      for target, step in moves[view].items():
+        if target not in seen:
+          seen.add(target)
+          frontier.append((target, step if move < 0 else move))
+    if len(seen) < num_views:
+      missing = tables.view_names[
+          next(v for v in range(num_views) if v not in seen)]
+      raise ValueError(f'expected a way from {tables.view_names[start]} to '
+                       f'{missing}, found none')
+  return way
+
+
+def _save_views(tables: Tables) -> np.ndarray:
+  """`[M]`: the view in which the group of each variable is saved.
+
+  A dialog is saved where its variable is changed, a document wherever there
+  is a widget that saves it.
+  """
+  found = np.zeros(len(tables.group), np.uint8)
+  for variable, group in enumerate(tables.group):
+    if group:
+      here = tables.set_at[variable]
+      saving = np.flatnonzero((tables.saves == group).any(axis=1))
+      found[variable] = here if here in saving else saving[0]
+  return found

@@ -1,0 +1,129 @@
+"""Collecting trajectories in a simulator: one jitted loop on the device.
+
+The lanes of a policy call of fixed shape play the round's episodes; a lane
+that is free takes the next one, so no row waits for the slowest.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from step_jax import credit
+from step_jax import types
+from step_jax.policies import base
+
+
+class Simulator(NamedTuple):
+  """An environment as pure functions of one episode."""
+  reset: Callable[..., Any]  # (key, task) -> (state, observation)
+  step: Callable[..., Any]  # (state, tokens) -> (state, obs, reward, done)
+  solve: Callable[..., chex.Array]  # state -> tokens, the scripted solution
+
+
+class _Lanes(NamedTuple):
+  """What is being played, a row for each lane."""
+  slots: chex.Array  # [W] int32; from the number of slots on: idle
+  step_ids: chex.Array  # [W] int32
+  states: Any
+  observations: Any  # with history
+
+
+def make_simulate(
+    simulator: Simulator,
+    policy: base.Policy | None,
+    codec: base.Codec,
+    *,
+    max_steps: int,
+    num_lanes: int,
+) -> Callable[..., types.Trajectory]:
+  """Builds the function that plays one episode a slot.
+
+  Args:
+    simulator: the environment; its episodes end within `max_steps`.
+    policy: who acts; None for the simulator's scripted solution, whose
+      log-probs are 0.
+    codec: writes the history.
+    max_steps: T.
+    num_lanes: rows of a policy call. Keep it for a whole run: other batch
+      sizes give other bits.
+
+  Returns:
+    `simulate(rng_key, params, task_ids [B], seeds [B], *, temperature)` ->
+    `Trajectory` `[B, T, ...]`, all of it valid; `rng_key` is of (seed, round),
+    `seeds` int32 are the environment's. Jitted; the temperature is static.
+  """
+  remember = jax.vmap(functools.partial(codec.remember, xp=jnp))
+
+  def begin(slots, task_ids, seeds):
+    """The first step of the episodes of some slots."""
+    index = jnp.minimum(slots, len(task_ids) - 1)
+    states, observations = jax.vmap(
+        lambda seed, task: simulator.reset(jax.random.key(seed), task))(
+            seeds[index], task_ids[index])
+    history = jnp.broadcast_to(
+        codec.empty_history, slots.shape + codec.empty_history.shape)
+    return _Lanes(slots, jnp.zeros_like(slots), states,
+                  observations | {'history': history})
+
+  def act(rng_key, params, lanes, temperature):
+    if policy is None:
+      tokens = jax.vmap(simulator.solve)(lanes.states)
+      return base.ActionSample(
+          tokens, jnp.zeros(tokens.shape), jnp.ones(tokens.shape, bool))
+    keys = credit.row_keys(rng_key, lanes.slots, lanes.step_ids, 0)
+    return policy.sample(
+        params, keys, lanes.observations, temperature=temperature)
+
+  def advance(lanes, tokens):
+    """One step of every lane, and which of them ended with which reward."""
+    states, observations, rewards, done = jax.vmap(simulator.step)(
+        lanes.states, tokens)
+    history = remember(
+        lanes.observations['history'], lanes.observations, tokens)
+    return _Lanes(lanes.slots, lanes.step_ids + 1, states,
+                  observations | {'history': history}), rewards, done
+
+  @functools.partial(jax.jit, static_argnames='temperature')
+  def simulate(rng_key, params, task_ids, seeds, *, temperature):
+    def play(carry):
+      lanes, next_slot, stored = carry
+      sample = act(rng_key, params, lanes, temperature)
+      new, rewards, done = advance(lanes, sample.tokens)
+      where = (lanes.slots, lanes.step_ids)
+      stored = jax.tree.map(
+          lambda x, row: x.at[where].set(row, mode='drop'),  # not if idle
+          stored, (lanes.observations, sample, jnp.ones_like(done), rewards))
+      order = jnp.cumsum(done, dtype=jnp.int32)
+      following = begin(next_slot + order - 1, task_ids, seeds)
+      return jax.tree.map(functools.partial(_select, done), following,
+                          new), next_slot + order[-1], stored
+
+    num_slots = len(task_ids)
+    lanes = begin(jnp.arange(num_lanes, dtype=jnp.int32), task_ids, seeds)
+    rows = (
+        lanes.observations,
+        jax.eval_shape(
+            lambda: act(rng_key, params, lanes, temperature)),
+        jnp.zeros(num_lanes, bool), jnp.zeros(num_lanes))
+    empty = jax.tree.map(
+        lambda x: jnp.zeros((num_slots, max_steps) + x.shape[1:], x.dtype),
+        rows)
+    _, _, (observations, sample, step_mask, rewards) = jax.lax.while_loop(
+        lambda carry: jnp.any(carry[0].slots < num_slots), play,
+        (lanes, jnp.int32(num_lanes), empty))
+    returns = jnp.sum(rewards, axis=1)
+    return types.Trajectory(
+        task_ids=task_ids, observations=observations, actions=sample.tokens,
+        log_probs=sample.log_probs, token_mask=sample.token_mask,
+        step_mask=step_mask, returns=returns, successes=returns > 0,
+        valid=jnp.ones(num_slots, bool))
+
+  return simulate
+
+
+def _select(done: chex.Array, new: chex.Array, old: chex.Array) -> chex.Array:
+  return jnp.where(done.reshape(done.shape + (1,) * (old.ndim - 1)), new, old)
