@@ -321,7 +321,8 @@ def test_a_mistake_is_told_in_one_sentence(mistakes, name):
   sentence, = errors.splitlines()
   assert _BAD[name][1] in sentence
   assert not {'Traceback', 'Error:'} & set(sentence.split())
-  assert not output.replace('workdir: runs/fake_config-', '').strip('0123456789-\n')
+  assert not output.replace('workdir: runs/fake_config-', '').strip(
+      '0123456789-\n')
   assert seconds < 60.
 
 

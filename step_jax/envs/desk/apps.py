@@ -6,8 +6,9 @@ buttons are not.
 """
 
 from step_jax.envs.desk import layout
-
-Page, Variable, Widget = layout.Page, layout.Variable, layout.Widget
+from step_jax.envs.desk.layout import Page
+from step_jax.envs.desk.layout import Variable
+from step_jax.envs.desk.layout import Widget
 
 NUM_ITEMS = 12  # of every list, of which half are in sight
 _LIST_WINDOW = 9  # widgets of a page with a list
@@ -107,7 +108,7 @@ def _files() -> tuple[list[Variable], list[Page]]:
         Variable(name=folder, options=FOLDERS, group='file'),
         Variable(name=f'star-{i}', options=ON_OFF),
         Variable(name=deleted, options=ON_OFF, group='file', guarded=True)]
-    name = f'variable:file-{i}'
+    name = f'{layout.READ}file-{i}'
     title = Widget(kind='label', text=name, shows=folder)
     here = f'file-page-{i}'
     items.append(Widget(kind='item', text=name, shows=folder, opens=here))
@@ -137,7 +138,7 @@ def _mail() -> tuple[list[Variable], list[Page]]:
         Variable(name=status, options=('inbox', 'archive', 'spam'),
                  guarded=True),
         Variable(name=reply, options=('',), group='reply', guarded=True)]
-    sender = f'variable:sender-{i}'
+    sender = f'{layout.READ}sender-{i}'
     here = f'mail-page-{i}'
     items.append(Widget(kind='item', text=sender, shows=status, opens=here))
     label = Widget(kind='label', text=sender, shows=status)
@@ -186,7 +187,7 @@ def _sheet() -> tuple[list[Variable], list[Page]]:
           Variable(name='reverse', options=ON_OFF, group='sorting'),
           Variable(name='number', options=formats, group='table')]
   cells = tuple(
-      Widget(kind='field', text=f'variable:row-{i}', shows=f'cell-{i}',
+      Widget(kind='field', text=f'{layout.READ}row-{i}', shows=f'cell-{i}',
              edits=f'cell-{i}') for i in range(NUM_ITEMS))
   menus = tuple(
       Widget(kind='menu', text=name, opens=page) for name, page in (
@@ -212,10 +213,11 @@ def _browser() -> tuple[list[Variable], list[Page]]:
           Variable(name='cache', options=('keep', 'forget'), guarded=True)]
   pages = [
       Page(name=f'bookmark-{i}', parent='browser', widgets=(
-          Widget(kind='label', text=f'variable:bookmark-{i}'),
+          Widget(kind='label', text=f'{layout.READ}bookmark-{i}'),
           _checkbox(f'pin-{i}'))) for i in range(NUM_ITEMS)]
   items = tuple(
-      Widget(kind='item', text=f'variable:bookmark-{i}', opens=f'bookmark-{i}')
+      Widget(kind='item', text=f'{layout.READ}bookmark-{i}',
+             opens=f'bookmark-{i}')
       for i in range(NUM_ITEMS))
   menus = (_button('options', 'options'), _button('clear', 'cache'))
   return variables, [

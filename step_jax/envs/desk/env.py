@@ -14,7 +14,6 @@ from step_jax import simulation
 from step_jax.envs.desk import draw
 from step_jax.envs.desk import simulator
 from step_jax.envs.desk import tasks as tasks_lib
-from step_jax.policies import element
 
 _NAMES = simulator.TASKS.names
 TRAIN_TASKS = _NAMES[:tasks_lib.NUM_TRAIN]  # their order is random
@@ -79,13 +78,13 @@ class DeskEnv(gymnasium.Env):
     self._state: simulator.State | None = None
     self._observation: Any = None
     self._expert = False
+    shown = example()
     self.observation_space = spaces.Dict({
         name: spaces.Box(
             0, np.iinfo(np.int32).max if x.dtype == np.int32 else 1, x.shape,
-            x.dtype) for name, x in example().items()})
-    self.action_space = spaces.MultiDiscrete(
-        [len(element.VERBS), *self.observation_space['target_mask'].shape[1:],
-         *self.observation_space['instruction'].shape])
+            x.dtype) for name, x in shown.items()})
+    self.action_space = spaces.MultiDiscrete([
+        *shown['target_mask'].shape, *shown['instruction'].shape])
 
   def reset(self, *, seed: int | None = None,
             options: dict[str, Any] | None = None):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 WINDOW = 12  # E, widgets of a view
-NOTHING = 0  # the word, variable and group that stand for none
+READ = 'variable:'
 
 _ROW = 1 / 13  # height of a widget; the first row holds what is pinned
 
@@ -37,7 +37,7 @@ class Variable:
 class Widget:
   """One widget; what a click on it does."""
   kind: str
-  text: str = ''  # a word, or 'variable:NAME', the saved word of a variable
+  text: str = ''  # a word, or READ + NAME, the saved word of a variable
   shows: str = ''  # the variable whose draft it displays
   sets: tuple[str, str] | None = None  # variable and word
   toggles: str = ''  # a variable of two options
@@ -62,7 +62,6 @@ class Page:
 class Tables(NamedTuple):
   """A desktop as arrays: V views, E widgets a view, M variables."""
   words: tuple[str, ...]  # index 0 is no word
-  view_names: tuple[str, ...]
   # Widgets [V, E]: kinds, texts and so on are indices, 0 = none.
   kind: np.ndarray
   text_word: np.ndarray
@@ -111,82 +110,87 @@ def compile_desktop(
   Raises:
     ValueError: if a page or variable is unknown or there are too many words.
   """
-  words = _Index(['', *names])
-  groups = _Index([''])
-  variable_ids = {v.name: i + 1 for i, v in enumerate(variables)}
+  words, groups = _Index(['', *names]), _Index([''])
+  variable_ids = _Index(['', *(v.name for v in variables)])
   windows = [(page, window) for page in pages for window in _windows(page)]
+  views = np.arange(len(windows), dtype=np.uint8)
   first: dict[str, int] = {}
   for view, (page, _) in enumerate(windows):
     first.setdefault(page.name, view)
 
-  num_views, num_variables = len(windows), len(variables) + 1
-  cells = {
-      name: np.zeros((num_views, WINDOW), np.uint8)
-      for name in ('kind', 'text_word', 'text_variable', 'shows',
-                   'set_variable', 'set_word', 'toggles', 'edits', 'saves',
-                   'reverts')}
-  opens = np.repeat(np.arange(num_views, dtype=np.uint8)[:, None], WINDOW, 1)
-  rows = {
-      name: np.arange(num_views, dtype=np.uint8)
-      for name in ('up', 'down', 'back')}
-  back_reverts = np.zeros(num_views, np.uint8)
-  focus = np.zeros(num_views, np.uint8)
-  box = np.zeros((num_views, WINDOW, 4), np.float32)
+  cells = {name: np.zeros((len(views), WINDOW), np.uint8) for name in _CELLS}
+  cells['opens'] += views[:, None]
+  rows = {name: views.copy() for name in ('up', 'down', 'back')}
+  box = np.zeros((len(views), WINDOW, 4), np.float32)
   for view, (page, shown) in enumerate(windows):
     for place, widget in enumerate(shown):
-      cell = {
-          'kind': words[widget.kind],
-          'shows': variable_ids[widget.shows] if widget.shows else 0,
-          'toggles': variable_ids[widget.toggles] if widget.toggles else 0,
-          'edits': variable_ids[widget.edits] if widget.edits else 0,
-          'saves': groups[widget.saves],
-          'reverts': groups[widget.reverts],
-      }
-      if widget.text.startswith('variable:'):
-        cell['text_variable'] = variable_ids[widget.text.split(':')[1]]
-      else:
-        cell['text_word'] = words[widget.text]
-      if widget.sets:
-        cell['set_variable'] = variable_ids[widget.sets[0]]
-        cell['set_word'] = words[widget.sets[1]]
-      for name, value in cell.items():
+      for name, value in _cell(widget, words, groups, variable_ids).items():
         cells[name][view, place] = value
       if widget.opens:
-        opens[view, place] = first[widget.opens]
+        cells['opens'][view, place] = first[widget.opens]
     box[view, :len(shown)] = _boxes(len(page.pinned), len(shown))
     if view > first[page.name]:
       rows['up'][view] = view - 1
       rows['down'][view - 1] = view
     if page.parent:
       rows['back'][view] = first[page.parent]
-    back_reverts[view] = groups[page.reverts]
-    focus[view] = variable_ids[page.focus] if page.focus else 0
 
   options = np.zeros(
-      (num_variables, max(len(v.options) for v in variables)), np.uint8)
+      (len(variables) + 1, max(len(v.options) for v in variables)), np.uint8)
   for index, variable in enumerate(variables, 1):
     options[index, :len(variable.options)] = [
         words[word] for word in variable.options]
-  group = np.array([0] + [groups[v.group] for v in variables], np.uint8)
   tables = Tables(
-      words=tuple(words), view_names=tuple(page.name for page, _ in windows),
-      **cells, **rows, opens=opens, back_reverts=back_reverts, focus=focus,
-      box=box, group=group,
+      **cells, **rows, box=box, options=options,
+      back_reverts=np.array(
+          [groups[page.reverts] for page, _ in windows], np.uint8),
+      focus=np.array(
+          [variable_ids[page.focus] for page, _ in windows], np.uint8),
+      group=np.array([0] + [groups[v.group] for v in variables], np.uint8),
       guarded=np.array([False] + [v.guarded for v in variables]),
       num_options=np.array(
           [0] + [len(v.options) for v in variables], np.uint8),
-      options=options, way=np.zeros((num_views, num_views), np.uint8),
-      set_at=_first_views(
-          num_variables, np.stack([cells[name] for name in (
-              'set_variable', 'toggles', 'edits')], axis=-1)),
-      save_at=np.zeros(num_variables, np.uint8),
-      variables=variable_ids, views=first)
-  if max(len(words), num_views, num_variables) > 256:
-    raise ValueError(
-        f'expected at most 256 words, views and variables, got {len(words)}, '
-        f'{num_views} and {num_variables}')
-  tables = tables._replace(way=_ways(tables))
+      set_at=_first_views(len(variables) + 1, np.stack(
+          [cells[name] for name in ('set_variable', 'toggles', 'edits')],
+          axis=-1)),
+      # The last two are computed from the others.
+      way=np.zeros((len(views),) * 2, np.uint8),
+      save_at=np.zeros(len(variables) + 1, np.uint8),
+      words=tuple(words), variables=variable_ids, views=first)
+  unknown = list(variable_ids)[len(options):]
+  if unknown:
+    raise ValueError(f'expected widgets of known variables, got {unknown}')
+  for what, count in (('variables', len(options)), ('words', len(words)),
+                      ('views', len(views))):
+    if count > 256:
+      raise ValueError(f'expected at most 256 {what}, got {count}')
+  tables = tables._replace(
+      way=_ways(tables, [page.name for page, _ in windows]))
   return tables._replace(save_at=_save_views(tables))
+
+
+_CELLS = ('kind', 'text_word', 'text_variable', 'shows', 'set_variable',
+          'set_word', 'toggles', 'edits', 'opens', 'saves', 'reverts')
+
+
+def _cell(widget: Widget, words: '_Index', groups: '_Index',
+          variables: '_Index') -> dict[str, int]:
+  """A widget in numbers, but for what it opens."""
+  is_read = widget.text.startswith(READ)
+  variable, word = widget.sets or ('', '')
+  return {
+      'kind': words[widget.kind],
+      'text_word': 0 if is_read else words[widget.text],
+      'text_variable': (
+          variables[widget.text.removeprefix(READ)] if is_read else 0),
+      'shows': variables[widget.shows],
+      'set_variable': variables[variable],
+      'set_word': words[word],
+      'toggles': variables[widget.toggles],
+      'edits': variables[widget.edits],
+      'saves': groups[widget.saves],
+      'reverts': groups[widget.reverts],
+  }
 
 
 class _Index(dict):
@@ -228,7 +232,7 @@ def _first_views(num_variables: int, cells: np.ndarray) -> np.ndarray:
   return found
 
 
-def _ways(tables: Tables) -> np.ndarray:
+def _ways(tables: Tables, names: Sequence[str]) -> np.ndarray:
   """First move of a shortest way from each view to each other one."""
   num_views = len(tables.up)
   moves: list[dict[int, int]] = []  # by view: destination -> move
@@ -255,10 +259,9 @@ def _ways(tables: Tables) -> np.ndarray:
           seen.add(target)
           frontier.append((target, step if move < 0 else move))
     if len(seen) < num_views:
-      missing = tables.view_names[
-          next(v for v in range(num_views) if v not in seen)]
-      raise ValueError(f'expected a way from {tables.view_names[start]} to '
-                       f'{missing}, found none')
+      missing = names[next(v for v in range(num_views) if v not in seen)]
+      raise ValueError(
+          f'expected a way from {names[start]} to {missing}, found none')
   return way
 
 

@@ -71,8 +71,7 @@ def reset(key: chex.PRNGKey, task: chex.Array) -> tuple[State, Observation]:
   """
   bits = jax.random.bits(key, (4,), jnp.uint32)
   shift = bits[0] % apps.NUM_ITEMS
-  row = jax.tree.map(lambda x: jnp.asarray(x)[task], TASKS._replace(
-      names=None, words=None))
+  row = jax.tree.map(lambda x: jnp.asarray(x)[task], TASKS.tables)
   drawn, other = _draw_words(bits[1:])
   variables = _resolve(row.base, row.stride, row.offset, shift)
   targets = jnp.where(
@@ -153,7 +152,7 @@ def step(
   num_steps = state.num_steps + 1
   fails = verb == _FAIL
   done = (verb == _DONE) | fails | (num_steps >= max_steps)
-  is_feasible = jnp.asarray(TASKS.is_feasible)[state.task]
+  is_feasible = jnp.asarray(TASKS.tables.is_feasible)[state.task]
   success = jnp.where(
       fails, ~is_feasible,
       is_feasible & _holds(saved, state.variables, state.targets))
@@ -223,8 +222,8 @@ def solve(state: State) -> chex.Array:
   chosen = jnp.where(makes, jnp.argmax(unmade), first)
   variable, target = variables[chosen], targets[chosen]
 
-  is_feasible = jnp.asarray(TASKS.is_feasible)[state.task]
-  look_at = jnp.asarray(TASKS.look_at)[state.task]
+  is_feasible = jnp.asarray(TASKS.tables.is_feasible)[state.task]
+  look_at = jnp.asarray(TASKS.tables.look_at)[state.task]
   goal = jnp.where(
       makes, jnp.asarray(TABLES.set_at)[variable], save_at[chosen])
   goal = jnp.where(is_feasible, goal, look_at)

@@ -50,8 +50,6 @@ class TaskTables(NamedTuple):
   A reference to a variable is `base + stride * ((offset + shift) % items)`,
   where an episode draws `shift`; stride 0 is a single variable, base 0 none.
   """
-  names: tuple[str, ...]
-  words: tuple[str, ...]  # those of the desktop and of instructions
   text_word: np.ndarray  # [N, W] a fixed word, or 0
   text_base: np.ndarray  # [N, W] the variable whose initial word is read
   text_stride: np.ndarray
@@ -64,6 +62,13 @@ class TaskTables(NamedTuple):
   start: np.ndarray  # [N] view
   is_feasible: np.ndarray  # [N]
   look_at: np.ndarray  # [N] view in which an infeasible task is seen to be so
+
+
+class Tasks(NamedTuple):
+  """All tasks, by name and as tables."""
+  names: tuple[str, ...]
+  words: tuple[str, ...]  # those of the desktop and of instructions
+  tables: TaskTables
 
 
 def _feasible_goals() -> Iterator[Goal]:
@@ -157,12 +162,12 @@ def _infeasible_goals() -> Iterator[Goal]:
     yield Goal(name=f'missing-{name}', app=app, text=text, look_at=app)
 
 
-def compile_tasks(tables: layout.Tables) -> TaskTables:
+def compile_tasks(tables: layout.Tables) -> Tasks:
   """Draws the tasks; each goal alone, then combinations of goals."""
   rng = np.random.default_rng(_SEED)
   feasible, infeasible = list(_feasible_goals()), list(_infeasible_goals())
-  tasks = [(goal,) for goal in feasible]
-  seen = set(tasks)
+  tasks: list[tuple[Goal, ...]] = [(goal,) for goal in feasible]
+  seen = set()
   distance = _distances(tables)
   while len(tasks) < NUM_TASKS - NUM_INFEASIBLE:
     chosen = _draw(rng, feasible, 2 if rng.random() < 0.8 else 3)
@@ -253,7 +258,7 @@ def _reference(tables: layout.Tables, name: str) -> tuple[int, int]:
 
 
 def _compile(tables: layout.Tables, tasks: Sequence[tuple[Goal, ...]],
-             begins_in_app: np.ndarray) -> TaskTables:
+             begins_in_app: np.ndarray) -> Tasks:
   words = {word: i for i, word in enumerate(tables.words)}
   text = np.zeros((4, len(tasks), MAX_WORDS), np.uint8)
   condition = np.zeros((5, len(tasks), MAX_CONDITIONS), np.uint8)
@@ -288,12 +293,12 @@ def _compile(tables: layout.Tables, tasks: Sequence[tuple[Goal, ...]],
     if begins_in_app[task]:
       start[task] = tables.views[goals[0].app]
   infeasible = {goal.name for goal in _infeasible_goals()}
-  return TaskTables(
-      names=tuple('+'.join(goal.name for goal in goals) for goals in tasks),
-      words=tuple(words), text_word=text[0], text_base=text[1],
+  names = tuple('+'.join(goal.name for goal in goals) for goals in tasks)
+  return Tasks(names, tuple(words), TaskTables(
+      text_word=text[0], text_base=text[1],
       text_stride=text[2], text_offset=text[3], base=condition[0],
       stride=condition[1], offset=condition[2], target_word=condition[3],
       target_variable=condition[4], start=start, look_at=look_at,
       is_feasible=np.array([
           not any(goal.name in infeasible for goal in goals)
-          for goals in tasks]))
+          for goals in tasks])))
