@@ -57,8 +57,18 @@ class RememberFn(Protocol):
     """The history after `tokens` were chosen at `observation` (host)."""
 
 
+class StateFn(Protocol):
+
+  def __call__(self, observation: Any) -> Any:
+    """The part of an observation that is the state: all but the history."""
+
+
 class Codec(NamedTuple):
-  """What tokens mean: matching on the device, history on the host."""
+  """What tokens and observations mean.
+
+  Matching and the state on the device, history on the host.
+  """
   matches: MatchFn
   empty_history: Any  # numpy array, history at the first step
   remember: RememberFn
+  state: StateFn
