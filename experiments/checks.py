@@ -71,7 +71,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   if credit.METHODS[config.method].augment:
     expect('group_size', config.group_size >= 4 and config.group_size % 2 == 0,
            f'even and at least 4, as method {config.method} needs')
-  elif config.method in ('trajectory_grpo', 'step_grpo', 'rloo'):
+  elif config.method in ('trajectory_grpo', 'step_grpo', 'rloo', 'gigpo'):
     expect('group_size', config.group_size >= 2, 'at least 2')
 
 

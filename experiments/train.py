@@ -353,7 +353,8 @@ def _assign(
   singles, low, success_rate = credit.assign_credit(
       trajectory, state.success_rate, method=method,
       group_size=config.group_size, low_threshold=config.low_threshold,
-      ema_decay=config.ema_decay if config.smoothing == 'ema' else None)
+      ema_decay=config.ema_decay if config.smoothing == 'ema' else None,
+      state_fn=setup.codec.state)
   if not method.augment:
     return credit.without_groups(
         singles, method=method, max_steps=config.max_steps), success_rate, 0

@@ -338,7 +338,7 @@ def test_methods_differ_in_what_they_learn(run, tmp_path):
   # In the first round there is nothing to resample by.
   assert losses['step'] == losses['step_no_resampling']
   assert losses['step_no_augmentation'] == losses['step_advantage_only']
-  assert len(set(losses.values())) == 5
+  assert len(set(losses.values())) == 6
 
 
 def test_smoothing_by_ema(tmp_path, monkeypatch):
