@@ -23,6 +23,7 @@ import optax
 from experiments import checks
 from experiments import evaluate as evaluate_lib
 from experiments import progress as progress_lib
+from experiments import redrawing
 from experiments import warm_start
 from experiments import worlds
 from step_jax import checkpoint
@@ -290,29 +291,18 @@ def _play_round(
 ) -> tuple[RunState, dict[str, Any]]:
   """One round; returns the new state and what is written down of it."""
   started = time.monotonic()
-  config, method = setup.config, setup.method
+  config, num_tasks = setup.config, len(setup.world.tasks)
   key = jax.random.fold_in(jax.random.key(config.seed), round_index)
   task_key, rollout_key = jax.random.split(key)
   base_ids = worlds.base_task_ids(
-      config.seed, round_index, config.num_base_tasks, len(setup.world.tasks))
-  task_ids = np.asarray(credit.propose_tasks(
-      task_key, base_ids, state.success_rate, method=method,
-      group_size=config.group_size, threshold=config.threshold,
-      sharpness=config.sharpness))
-  jobs = [
-      workers.Job(slot, task_id, worlds.training_seed(
-          config.seed, round_index, task_id))
-      for slot, task_id in enumerate(task_ids.tolist())]
-  act = rollout.policy_actor(
-      setup.policy, state.learner.params, rollout_key,
-      temperature=config.temperature,
-      batch_size=config.policy.acting_batch_size)
-  collection = collect(jobs, act, name=f'round {round_index}')
+      config.seed, round_index, config.num_base_tasks, num_tasks)
+  collection = _collect_round(
+      setup, state, round_index, base_ids, task_key, rollout_key, collect)
   trajectory = collection.trajectory
-  valid = int(trajectory.valid.sum())
-  if 2 * valid < len(jobs):
+  total, valid = trajectory.valid.size, int(trajectory.valid.sum())
+  if 2 * valid < total:
     raise checks.RunError(
-        f'{len(jobs) - valid} of {len(jobs)} trajectories of round '
+        f'{total - valid} of {total} trajectories of round '
         f'{round_index} were lost to environment failures; see to the '
         'environments, then resume with the same command.')
 
@@ -333,15 +323,51 @@ def _play_round(
       'success_rate': trajectory.successes.sum() / valid,
       'tasks_above_60': int((success_rate > 0.6).sum()),
       'replaced_fraction': np.mean(
-          task_ids != np.repeat(base_ids, config.group_size)),
-      'trajectories': len(jobs),
+          trajectory.task_ids != np.repeat(base_ids, config.group_size)),
+      'trajectories': total,
       'valid_trajectories': valid,
       'environment_failures': collection.environment_failures,
       'environment_steps': collection.environment_steps,
       'augmented_steps': augmented,
       'slots_per_task': np.bincount(
-          task_ids, minlength=len(setup.world.tasks)),
+          trajectory.task_ids, minlength=num_tasks),
   } | results
+
+
+def _collect_round(
+    setup: Setup,
+    state: RunState,
+    round_index: int,
+    base_ids: np.ndarray,
+    task_key: jax.Array,
+    rollout_key: jax.Array,
+    collect: Callable[..., rollout.Collection],
+) -> rollout.Collection:
+  """The round's Q*G trajectories, of the tasks that the method proposes."""
+  config, method = setup.config, setup.method
+
+  def play(key, task_ids):
+    jobs = [
+        workers.Job(slot, task_id, worlds.training_seed(
+            config.seed, round_index, task_id))
+        for slot, task_id in enumerate(task_ids.tolist())]
+    act = rollout.policy_actor(
+        setup.policy, state.learner.params, key,
+        temperature=config.temperature,
+        batch_size=config.policy.acting_batch_size)
+    return collect(jobs, act, name=f'round {round_index}')
+
+  if method.redraw:
+    num_tasks = len(setup.world.tasks)
+    later_ids = worlds.task_order(
+        config.seed, round_index + 1, config.num_base_tasks, num_tasks)
+    return redrawing.collect(
+        rollout_key, base_ids, later_ids, play,
+        group_size=config.group_size, num_tasks=num_tasks)
+  return play(rollout_key, np.asarray(credit.propose_tasks(
+      task_key, base_ids, state.success_rate, method=method,
+      group_size=config.group_size, threshold=config.threshold,
+      sharpness=config.sharpness)))
 
 
 def _assign(

@@ -30,6 +30,14 @@ def _over_groups(function, trajectory, success_rate, group_size, state_fn):
       num_groups=num_slots // group_size, where=trajectory.valid)
 
 
+def _task_relative(trajectory, success_rate, group_size, state_fn):
+  """All copies of a task start alike, so they are one group of any size."""
+  del group_size, state_fn
+  return advantages_lib.group_relative_advantages(
+      trajectory.returns, trajectory.task_ids,
+      num_groups=success_rate.shape[0], where=trajectory.valid)
+
+
 def _group_in_group(trajectory, success_rate, group_size, state_fn):
   del success_rate
   if state_fn is None:
@@ -53,6 +61,7 @@ class Method(NamedTuple):
   advantages: Callable[..., chex.Array]  # [B], or [B, T] by step
   resample: bool = False  # SR-Traj
   augment: bool = False  # SL-GRPO
+  redraw: bool = False  # tasks without spread give up slots amid the round
   trajectory_mean: bool = False  # token losses averaged within a trajectory
 
 
@@ -61,6 +70,7 @@ METHODS = {
     'step_grpo': Method(_group_relative),
     'rloo': Method(_leave_one_out),
     'gigpo': Method(_group_in_group),
+    'dapo': Method(_task_relative, redraw=True),
     'step': Method(_success_weighted, resample=True, augment=True),
     'step_no_resampling': Method(_success_weighted, augment=True),
     'step_no_augmentation': Method(_success_weighted, resample=True),

@@ -17,7 +17,7 @@ from step_jax.policies import element
 from tests import examples
 from tests import reference
 
-NAMES = ('trajectory_grpo', 'step_grpo', 'rloo', 'gigpo', 'step',
+NAMES = ('trajectory_grpo', 'step_grpo', 'rloo', 'gigpo', 'dapo', 'step',
          'step_no_resampling', 'step_no_augmentation', 'step_advantage_only')
 RESAMPLE = ('step', 'step_no_augmentation')
 AUGMENT = ('step', 'step_no_resampling')
@@ -57,6 +57,9 @@ def _slow(trajectory, success_rate, name, low_threshold=0.2, ema_decay=None):
   elif name == 'rloo':
     advantages = reference.leave_one_out(
         trajectory.returns, slots, BASE, trajectory.valid)
+  elif name == 'dapo':  # groups are tasks, wherever they were run
+    advantages = reference.group_relative(
+        trajectory.returns, trajectory.task_ids, TASKS, trajectory.valid)
   else:
     advantages = reference.group_relative(
         trajectory.returns, slots, BASE, trajectory.valid)
@@ -75,6 +78,7 @@ def test_the_methods():
   for name, method in credit.METHODS.items():
     assert method.resample == (name in RESAMPLE), name
     assert method.augment == (name in AUGMENT), name
+    assert method.redraw == (name == 'dapo'), name
     assert method.trajectory_mean == (name == 'trajectory_grpo'), name
 
 
@@ -179,6 +183,25 @@ def test_assign_credit_oracle_of_gigpo(seed):
   np.testing.assert_allclose(alone.advantages, grpo.advantages, rtol=1e-6)
 
 
+def test_dapo_golden():
+  # Slots of base tasks 0 and 1, G = 4; 0 failed twice, so that its second
+  # half became 2, and 1 kept its own. Task 2 alone: 1 and 0 have mean 1/2
+  # and deviation sqrt(1/2). Task 1: 1, 0, 0, 0, as in GRPO's golden number.
+  trajectory = examples.trajectory(
+      0, [0, 0, 2, 2, 1, 1, 1, 1], STEPS, lost=0)
+  successes = np.array([0, 0, 1, 0, 1, 0, 0, 0], bool)
+  trajectory = dataclasses.replace(
+      trajectory, successes=successes, returns=successes.astype(np.float32))
+  singles, _, rates = _assign(
+      trajectory, np.zeros(3, np.float32), 'dapo', group_size=4)
+  h = 0.5 ** 0.5
+  np.testing.assert_allclose(
+      singles.advantages.reshape(8, STEPS)[:, 0],
+      [0, 0, h, -h, 1.5, -0.5, -0.5, -0.5], rtol=1e-6)
+  assert not singles.mask.reshape(8, STEPS)[:2].any()
+  np.testing.assert_allclose(rates, [0, 0.25, 0.25])
+
+
 def test_gigpo_drops_the_steps_that_carry_no_signal():
   # Two successes of 2 steps: no episode advantage. They share the state of
   # their first steps, with the same value, and no other: nothing is left.
@@ -236,7 +259,7 @@ def test_a_replaced_slot_counts_for_the_task_it_became():
 
 
 @pytest.mark.parametrize('name', ['step', 'step_grpo', 'rloo', 'gigpo',
-                                  'trajectory_grpo'])
+                                  'dapo', 'trajectory_grpo'])
 def test_an_invalid_trajectory_counts_for_nothing(name):
   """Whatever it holds: the record, the statistics and the samples."""
   trajectory = _visiting_round(1)
