@@ -494,6 +494,20 @@ def test_gigpo_of_constant_values_is_exactly_zero(value, size):
   np.testing.assert_array_equal(gradient, np.zeros(ROWS))
 
 
+@pytest.mark.parametrize('rows, steps', [(3, 5), (7, 15), (31, 7)])
+def test_gigpo_of_equal_delays_is_exactly_zero(rows, steps):
+  """Episodes of any length whose states tell how many steps are left."""
+  lengths = np.random.default_rng(rows).integers(1, steps + 1, rows)[:, None]
+  mask = np.arange(steps) < lengths
+  left = np.where(mask, lengths - np.arange(steps), -1).astype(np.int32)
+  assert len(set(lengths.ravel())) > 1
+  for value in (0.95, 1, 0.1):
+    returns = np.full(rows, value, np.float32)
+    for run in (_gigpo, _jit_gigpo):
+      actual = run(returns, np.zeros(rows, np.int32), left, mask)
+      np.testing.assert_array_equal(actual, np.zeros(mask.shape))
+
+
 def test_gigpo_knows_states_by_group_and_not_by_number():
   """Groups may use the same numbers, and numbers mean nothing."""
   returns, ids, states, mask = _visits(2)
