@@ -68,10 +68,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   expect('threshold', 0 < config.threshold <= 1, 'above 0 and at most 1')
   expect('policy.num_heads', config.policy.width % config.policy.num_heads
          == 0, 'a divisor of policy.width')
-  if credit.METHODS[config.method].augment:
+  method = credit.METHODS[config.method]
+  if method.augment or method.redraw:
     expect('group_size', config.group_size >= 4 and config.group_size % 2 == 0,
            f'even and at least 4, as method {config.method} needs')
-  elif config.method in ('trajectory_grpo', 'step_grpo', 'rloo'):
+  elif config.method in ('trajectory_grpo', 'step_grpo', 'rloo', 'gigpo'):
     expect('group_size', config.group_size >= 2, 'at least 2')
 
 

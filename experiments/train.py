@@ -24,6 +24,7 @@ from experiments import checks
 from experiments import collectors
 from experiments import evaluate as evaluate_lib
 from experiments import progress as progress_lib
+from experiments import redrawing
 from experiments import warm_start
 from experiments import worlds
 from step_jax import checkpoint
@@ -238,7 +239,7 @@ def _run_rounds(
     if is_evaluated:  # An evaluation can be interrupted after the update.
       checkpoints.save(round_index, state)
     try:
-      new_state, row = _play_round(setup, state, round_index, collect)
+      new_state, row = play_round(setup, state, round_index, collect)
       if is_evaluated:
         evaluation = evaluate(new_state.learner.params)
         rates = evaluate_lib.success_rates(evaluation)
@@ -257,7 +258,7 @@ def _run_rounds(
       checkpoints.save(round_index + 1, state)
 
 
-def _play_round(
+def play_round(
     setup: Setup,
     state: RunState,
     round_index: int,
@@ -265,28 +266,18 @@ def _play_round(
 ) -> tuple[RunState, dict[str, Any]]:
   """One round; returns the new state and what is written down of it."""
   started = time.monotonic()
-  config, method = setup.config, setup.method
+  config, num_tasks = setup.config, len(setup.world.tasks)
   key = jax.random.fold_in(jax.random.key(config.seed), round_index)
   task_key, rollout_key = jax.random.split(key)
   base_ids = worlds.base_task_ids(
-      config.seed, round_index, config.num_base_tasks, len(setup.world.tasks))
-  task_ids = np.asarray(credit.propose_tasks(
-      task_key, base_ids, state.success_rate, method=method,
-      group_size=config.group_size, threshold=config.threshold,
-      sharpness=config.sharpness))
-  jobs = [
-      workers.Job(slot, task_id, worlds.training_seed(
-          config.seed, round_index, task_id))
-      for slot, task_id in enumerate(task_ids.tolist())]
-  collection = collect(
-      jobs, rollout.Player(
-          state.learner.params, rollout_key, config.temperature),
-      name=f'round {round_index}')
+      config.seed, round_index, config.num_base_tasks, num_tasks)
+  collection = _collect_round(
+      setup, state, round_index, base_ids, task_key, rollout_key, collect)
   trajectory = collection.trajectory
-  valid = int(trajectory.valid.sum())
-  if 2 * valid < len(jobs):
+  total, valid = trajectory.valid.size, int(trajectory.valid.sum())
+  if 2 * valid < total:
     raise checks.RunError(
-        f'{len(jobs) - valid} of {len(jobs)} trajectories of round '
+        f'{total - valid} of {total} trajectories of round '
         f'{round_index} were lost to environment failures; see to the '
         'environments, then resume with the same command.')
 
@@ -307,15 +298,50 @@ def _play_round(
       'success_rate': trajectory.successes.sum() / valid,
       'tasks_above_60': int((success_rate > 0.6).sum()),
       'replaced_fraction': np.mean(
-          task_ids != np.repeat(base_ids, config.group_size)),
-      'trajectories': len(jobs),
+          trajectory.task_ids != np.repeat(base_ids, config.group_size)),
+      'trajectories': total,
       'valid_trajectories': valid,
       'environment_failures': collection.environment_failures,
       'environment_steps': collection.environment_steps,
       'augmented_steps': augmented,
       'slots_per_task': np.bincount(
-          task_ids, minlength=len(setup.world.tasks)),
+          trajectory.task_ids, minlength=num_tasks),
+      'successes_per_task': np.bincount(
+          trajectory.task_ids, trajectory.successes, num_tasks).astype(int),
   } | results
+
+
+def _collect_round(
+    setup: Setup,
+    state: RunState,
+    round_index: int,
+    base_ids: np.ndarray,
+    task_key: jax.Array,
+    rollout_key: jax.Array,
+    collect: collectors.Collector,
+) -> rollout.Collection:
+  """The round's Q*G trajectories, of the tasks that the method proposes."""
+  config, method = setup.config, setup.method
+
+  def play(key, task_ids):
+    jobs = [
+        workers.Job(slot, task_id, worlds.training_seed(
+            config.seed, round_index, task_id))
+        for slot, task_id in enumerate(task_ids.tolist())]
+    player = rollout.Player(state.learner.params, key, config.temperature)
+    return collect(jobs, player, name=f'round {round_index}')
+
+  if method.redraw:
+    num_tasks = len(setup.world.tasks)
+    later_ids = worlds.task_order(
+        config.seed, round_index + 1, config.num_base_tasks, num_tasks)
+    return redrawing.collect(
+        rollout_key, base_ids, later_ids, play,
+        group_size=config.group_size, num_tasks=num_tasks)
+  return play(rollout_key, np.asarray(credit.propose_tasks(
+      task_key, base_ids, state.success_rate, method=method,
+      group_size=config.group_size, threshold=config.threshold,
+      sharpness=config.sharpness)))
 
 
 def _assign(
@@ -327,7 +353,8 @@ def _assign(
   singles, low, success_rate = credit.assign_credit(
       trajectory, state.success_rate, method=method,
       group_size=config.group_size, low_threshold=config.low_threshold,
-      ema_decay=config.ema_decay if config.smoothing == 'ema' else None)
+      ema_decay=config.ema_decay if config.smoothing == 'ema' else None,
+      state_fn=setup.codec.state)
   if not method.augment:
     return credit.without_groups(
         singles, method=method, max_steps=config.max_steps), success_rate, 0

@@ -1,7 +1,8 @@
 """The environments that configs name, and the seeds of their episodes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import functools
+import itertools
 import sys
 from typing import Any, NamedTuple
 
@@ -103,6 +104,14 @@ def base_task_ids(
       for epoch in set(epochs.tolist())}
   return np.array(
       [orders[epoch][i] for epoch, i in zip(epochs.tolist(), index)], np.int32)
+
+
+def task_order(
+    seed: int, round_index: int, num_base_tasks: int, num_tasks: int
+) -> Iterator[int]:
+  """The base tasks of a round and of all that follow, one by one."""
+  for later in itertools.count(round_index):
+    yield from base_task_ids(seed, later, num_base_tasks, num_tasks).tolist()
 
 
 def training_seed(seed: int, *numbers: int) -> int:

@@ -4,6 +4,7 @@ The functions and records listed here are pure and work on plain arrays; the
 host side (environments, workers, checkpoints) is imported by module.
 """
 
+from step_jax.advantages import gigpo_advantages
 from step_jax.advantages import group_relative_advantages
 from step_jax.advantages import leave_one_out_advantages
 from step_jax.advantages import step_group_advantages
@@ -35,6 +36,7 @@ __all__ = (
     'count_outcomes',
     'ema_success_rate',
     'flatten_steps',
+    'gigpo_advantages',
     'group_relative_advantages',
     'leave_one_out_advantages',
     'make_learner',

@@ -93,6 +93,59 @@ def leave_one_out_advantages(
   return jnp.where(where & spread[ids], centred * scale[ids], 0)
 
 
+def gigpo_advantages(
+    returns: chex.Array,
+    group_ids: chex.Array,
+    state_ids: chex.Array,
+    *,
+    num_groups: int,
+    step_mask: chex.Array,
+    discount: float = 0.95,
+    step_weight: float = 1.0,
+) -> chex.Array:
+  """GiGPO: A = A^E + omega A^S (arXiv 2505.10978; method 5).
+
+  A^E is the trajectory's advantage within its group. A^S is the step's within
+  the steps of the group that share its state, a trajectory's own repetitions
+  included, by the value gamma^(valid steps after it) R. Both are standardised
+  as in `group_relative_advantages`.
+
+  Args:
+    returns: `[B]` R.
+    group_ids: `[B]` int in [0, num_groups).
+    state_ids: `[B, T]` int, equal iff the observations without history are;
+      any int from 0 on, compared within a group only. A step with a negative
+      id shares its state with no other.
+    num_groups: number of groups.
+    step_mask: `[B, T]` bool; a row without steps is a lost trajectory.
+    discount: gamma.
+    step_weight: omega.
+
+  Returns:
+    `[B, T]` advantages, 0 behind the mask; A^S of a state seen once, and
+    either part without spread, is exactly 0.
+  """
+  chex.assert_rank([returns, group_ids, state_ids, step_mask], [1, 1, 2, 2])
+  chex.assert_equal_shape([returns, group_ids])
+  chex.assert_equal_shape([state_ids, step_mask])
+  chex.assert_equal_shape_prefix([returns, state_ids], 1)
+  shape = step_mask.shape
+  valid = jnp.any(step_mask, axis=1)
+  episode = group_relative_advantages(
+      returns, group_ids, num_groups=num_groups, where=valid)
+  after = jnp.cumsum(step_mask[:, ::-1], axis=1)[:, ::-1] - step_mask
+  # Read from a table: equal exponents give equal bits.
+  powers = (discount ** jnp.arange(shape[1]))[after]
+  values = powers * jnp.where(valid, returns, 0)[:, None]
+  where = (step_mask & (state_ids >= 0)).reshape(-1)
+  pairs = _pair_ids(
+      jnp.repeat(group_ids, shape[1]), state_ids.reshape(-1), where)
+  step = group_relative_advantages(
+      values.reshape(-1), pairs, num_groups=where.shape[0], where=where)
+  total = episode[:, None] + step_weight * step.reshape(shape)
+  return jnp.where(step_mask, total, 0)
+
+
 def step_group_advantages(
     advantages: chex.Array,
     matches: chex.Array,
@@ -126,6 +179,20 @@ def step_group_advantages(
   # Selected before the product: a state without candidates may hold anything.
   advantages = jnp.where(jnp.any(where, axis=1), advantages, 0)[:, None]
   return jnp.where(used, advantages * z, 0)
+
+
+def _pair_ids(
+    first: chex.Array, second: chex.Array, where: chex.Array) -> chex.Array:
+  """Ids in `[0, S)`, equal iff the pairs are, of valid `[S]` pairs of ints.
+
+  Masked rows are sorted behind the valid ones; their ids mean nothing.
+  """
+  pairs = jnp.stack([first, second])
+  order = jnp.lexsort((second, first, ~where))
+  ordered = pairs[:, order]
+  is_new = jnp.any(ordered[:, 1:] != ordered[:, :-1], axis=0)
+  ranks = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(is_new)])
+  return jnp.zeros_like(ranks).at[order].set(ranks)
 
 
 def _all_true(x: chex.Array) -> chex.Array:

@@ -15,19 +15,39 @@ from step_jax import success_rate as success_rate_lib
 from step_jax import types
 
 
-def _success_weighted(trajectory, success_rate, group_size):
-  del group_size
+def _success_weighted(trajectory, success_rate, group_size, state_fn):
+  del group_size, state_fn
   return advantages_lib.success_weighted_advantages(
       trajectory.returns, trajectory.task_ids, success_rate,
       where=trajectory.valid)
 
 
-def _over_groups(function, trajectory, success_rate, group_size):
-  del success_rate
+def _over_groups(function, trajectory, success_rate, group_size, state_fn):
+  del success_rate, state_fn
   num_slots = trajectory.returns.shape[0]
   return function(
       trajectory.returns, jnp.arange(num_slots) // group_size,
       num_groups=num_slots // group_size, where=trajectory.valid)
+
+
+def _task_relative(trajectory, success_rate, group_size, state_fn):
+  """All copies of a task start alike, so they are one group of any size."""
+  del group_size, state_fn
+  return advantages_lib.group_relative_advantages(
+      trajectory.returns, trajectory.task_ids,
+      num_groups=success_rate.shape[0], where=trajectory.valid)
+
+
+def _group_in_group(trajectory, success_rate, group_size, state_fn):
+  del success_rate
+  if state_fn is None:
+    raise ValueError('expected state_fn with method gigpo, got None')
+  num_slots = trajectory.returns.shape[0]
+  mask = trajectory.step_mask & trajectory.valid[:, None]
+  return advantages_lib.gigpo_advantages(
+      trajectory.returns, jnp.arange(num_slots) // group_size,
+      steps.state_ids(state_fn(trajectory.observations), mask),
+      num_groups=num_slots // group_size, step_mask=mask)
 
 
 _group_relative = functools.partial(
@@ -38,9 +58,10 @@ _leave_one_out = functools.partial(
 
 class Method(NamedTuple):
   """What distinguishes the methods; everything else is shared."""
-  advantages: Callable[..., chex.Array]
+  advantages: Callable[..., chex.Array]  # [B], or [B, T] by step
   resample: bool = False  # SR-Traj
   augment: bool = False  # SL-GRPO
+  redraw: bool = False  # tasks without spread give up slots amid the round
   trajectory_mean: bool = False  # token losses averaged within a trajectory
 
 
@@ -48,6 +69,8 @@ METHODS = {
     'trajectory_grpo': Method(_group_relative, trajectory_mean=True),
     'step_grpo': Method(_group_relative),
     'rloo': Method(_leave_one_out),
+    'gigpo': Method(_group_in_group),
+    'dapo': Method(_task_relative, redraw=True),
     'step': Method(_success_weighted, resample=True, augment=True),
     'step_no_resampling': Method(_success_weighted, augment=True),
     'step_no_augmentation': Method(_success_weighted, resample=True),
@@ -91,7 +114,7 @@ def propose_tasks(
 
 @functools.partial(
     jax.jit, static_argnames=('method', 'group_size', 'low_threshold',
-                              'ema_decay'))
+                              'ema_decay', 'state_fn'))
 def assign_credit(
     trajectory: types.Trajectory,
     success_rate: chex.Array,
@@ -100,6 +123,7 @@ def assign_credit(
     group_size: int,
     low_threshold: float = 0.2,
     ema_decay: float | None = None,
+    state_fn: Callable[[Any], Any] | None = None,
 ) -> tuple[types.StepBatch, chex.Array, chex.Array]:
   """Turns a round of trajectories into step samples with advantages.
 
@@ -110,6 +134,7 @@ def assign_credit(
     group_size: G.
     low_threshold: s_low; steps of tasks at or below it are to be augmented.
     ema_decay: None for the adaptive rule, else d of the fixed-decay one.
+    state_fn: a codec's `state`, which `gigpo` needs.
 
   Returns:
     `(singles, low, success_rate)`: step samples with S = B*T and K = 1, those
@@ -117,7 +142,8 @@ def assign_credit(
     shall replace; `[N]` s_hat after the round.
 
   Raises:
-    ValueError: if the method augments and `group_size` is odd or less than 4.
+    ValueError: if the method augments and `group_size` is odd or less than 4,
+      or if it is `gigpo` and `state_fn` is missing.
   """
   if method.augment and (group_size % 2 or group_size < 4):
     raise ValueError(
@@ -132,12 +158,15 @@ def assign_credit(
   else:
     success_rate = success_rate_lib.ema_success_rate(
         success_rate, collected, succeeded, decay=ema_decay)
-  advantages = method.advantages(trajectory, success_rate, group_size)
+  advantages = method.advantages(
+      trajectory, success_rate, group_size, state_fn)
   if method.trajectory_mean:
     advantages = advantages * _length_weights(trajectory, advantages)
 
-  singles = steps.flatten_steps(
-      trajectory, advantages, where=advantages != 0)
+  singles = steps.flatten_steps(trajectory, advantages)
+  mask = singles.advantages != 0
+  singles = dataclasses.replace(
+      singles, mask=mask, token_mask=singles.token_mask & mask[..., None])
   low = success_rate[trajectory.task_ids] <= low_threshold
   low = jnp.repeat(low, trajectory.step_mask.shape[1]) & singles.mask[:, 0]
   return singles, low & method.augment, success_rate

@@ -1,8 +1,11 @@
 """Trajectories split into step samples (paper, section 5.2)."""
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from step_jax import types
 
@@ -69,3 +72,63 @@ def partition(mask: chex.Array) -> tuple[chex.Array, chex.Array]:
   chex.assert_rank(mask, 1)
   order = jnp.argsort(~mask, stable=True).astype(jnp.int32)
   return order, jnp.sum(mask, dtype=jnp.int32)
+
+
+def state_ids(observations: Any, step_mask: chex.Array) -> chex.Array:
+  """Numbers the states of a round: equal ids iff equal bits in every leaf.
+
+  Exact. A hash only proposes the first unnumbered row of its bucket, which is
+  then compared in full; rows that differ from it wait for another pass, of
+  which there is one unless hashes collide.
+
+  Args:
+    observations: pytree of `[B, T, ...]`, what counts as the state. References
+      into a store are compared as they are.
+    step_mask: `[B, T]` bool.
+
+  Returns:
+    `[B, T]` int32: the number b*T + t of the first valid step in that state,
+    -1 behind the mask.
+  """
+  chex.assert_rank(step_mask, 2)
+  leaves = jax.tree.leaves(observations)
+  chex.assert_equal_shape_prefix([step_mask, *leaves], 2)
+  where = step_mask.reshape(-1)
+  size = where.shape[0]
+  index = jnp.arange(size)
+  rows = [_bits(x).reshape(size, -1) for x in leaves]
+  hashes = _hash_rows(rows)
+  bucket = jnp.searchsorted(jnp.sort(hashes), hashes)
+
+  def body(ids):
+    waiting = where & (ids < 0)
+    first = jax.ops.segment_min(
+        jnp.where(waiting, index, size), bucket, num_segments=size)[bucket]
+    same = waiting
+    for x in rows:
+      same &= jnp.all(x == x.at[first].get(mode='clip'), axis=1)
+    return jnp.where(same, first, ids)
+
+  ids = jax.lax.while_loop(
+      lambda ids: jnp.any(where & (ids < 0)), body,
+      jnp.full(size, -1, jnp.int32))
+  return ids.reshape(step_mask.shape)
+
+
+def _bits(x: chex.Array) -> chex.Array:
+  """The same shape as unsigned integers, so that NaN equals itself."""
+  x = jnp.asarray(x)
+  if x.dtype == bool:
+    return x.astype(jnp.uint8)
+  return jax.lax.bitcast_convert_type(
+      x, jnp.dtype(f'uint{8 * x.dtype.itemsize}'))
+
+
+def _hash_rows(rows: list[chex.Array]) -> chex.Array:
+  """`[S]` uint32 of unsigned `[S, n]` arrays."""
+  words = jnp.concatenate([x.astype(jnp.uint32) for x in rows], axis=1)
+  # Odd multiples of 2^32 / golden ratio; shifts bring high bits down.
+  factors = np.uint32(2654435769) * jnp.arange(
+      1, 2 * words.shape[1], 2, dtype=jnp.uint32)[None]
+  mixed = (words ^ (words >> 16)) * factors
+  return jnp.sum((mixed ^ (mixed >> 15)) * factors, axis=1, dtype=jnp.uint32)

@@ -389,3 +389,228 @@ def test_lost_trajectories_count_for_nothing_anywhere():
     np.testing.assert_allclose(
         actual[:3], estimator(returns[:3], ids[:3]), rtol=1e-6)
     assert actual[3] == 0
+
+
+# gigpo_advantages
+
+TIME = 6
+
+
+def _gigpo(returns, ids, states, mask, **options):
+  return step_jax.gigpo_advantages(
+      returns, ids, states, num_groups=NUM_GROUPS, step_mask=mask, **options)
+
+
+_jit_gigpo = jax.jit(_gigpo)
+
+
+def _oracle_gigpo(returns, ids, states, mask, **options):
+  return reference.gigpo(returns, ids, states, NUM_GROUPS, mask, **options)
+
+
+def _visits(seed, binary=False):
+  """returns, ids, states and mask: few states, some seen once, some lost."""
+  rng = np.random.default_rng(seed)
+  returns, ids, valid = _batch(seed, binary)
+  names = np.array([0, 7, 10**6, 2**31 - 1, 2**31 - 2], np.int32)
+  states = rng.choice(names, (ROWS, TIME), p=[.5, .3, .1, .05, .05])
+  mask = np.arange(TIME) < rng.integers(1, TIME + 1, ROWS)[:, None]
+  if seed % 3 == 0:
+    mask &= rng.random(mask.shape) < .8  # steps may be missing anywhere
+  mask &= valid[:, None]
+  return returns, ids, np.where(mask, states, -1).astype(np.int32), mask
+
+
+def test_gigpo_golden():
+  # Group 0 holds a success with states 5, 7, 5 and a failure with 5, 9; the
+  # episodes are worth +-h with h = sqrt(1/2). With gamma = 1/2 the values at
+  # state 5 are 1/4, 1 and 0: mean 5/12, deviations -2/12, 7/12, -5/12, sum of
+  # squares 78/144, variance 39/144; so -2, 7 and -5 over sqrt(39). States 7
+  # and 9 are seen once. Group 3 holds one success, at state 5 twice: no
+  # episode advantage; values 1/2 and 1 are +-h. Row 3 was lost. omega = 2.
+  h, r = 0.5 ** 0.5, 39 ** -0.5
+  actual = step_jax.gigpo_advantages(
+      np.array([1, 0, 1, 0], np.float32), np.array([0, 0, 3, 3], np.int32),
+      np.array([[5, 7, 5], [5, 9, -1], [5, 5, -1], [-1, -1, -1]], np.int32),
+      num_groups=4, step_mask=np.array(
+          [[1, 1, 1], [1, 1, 0], [1, 1, 0], [0, 0, 0]], bool),
+      discount=0.5, step_weight=2.0)
+  np.testing.assert_allclose(actual, [
+      [h - 4 * r, h, h + 14 * r], [-h - 10 * r, -h, 0], [-2 * h, 2 * h, 0],
+      [0, 0, 0]], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_gigpo_oracle(seed):
+  returns, ids, states, mask = _visits(seed, binary=seed % 2 == 0)
+  options = [{}, {'discount': .5, 'step_weight': 3.}, {'discount': 1.},
+             {'discount': 0.}][seed % 4]
+  actual = _gigpo(returns, ids, states, mask, **options)
+  assert actual.shape == (ROWS, TIME) and actual.dtype == jnp.float32
+  expected = _oracle_gigpo(returns, ids, states, mask, **options)
+  np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=2e-5)
+  np.testing.assert_array_equal(np.asarray(actual)[~mask], 0)
+
+
+def test_pieces_of_the_visits():
+  """Both parts are there: shared states, lone ones, rows that were lost."""
+  for seed in range(4):
+    returns, ids, states, mask = _visits(seed, binary=True)
+    assert 0 < (~mask.any(axis=1)).sum() < ROWS
+    pairs = list(zip(np.repeat(ids, TIME)[mask.ravel()], states[mask]))
+    counts = [pairs.count(pair) for pair in set(pairs)]
+    assert 1 in counts and max(counts) > 9
+    episode = _oracle_gigpo(returns, ids, states, mask, step_weight=0.)
+    both = _oracle_gigpo(returns, ids, states, mask)
+    assert (episode != both).sum() > 20 and (episode != 0).sum() > 20
+
+
+def test_gigpo_without_its_step_part_is_group_relative():
+  returns, ids, states, mask = _visits(1)
+  expected = _relative(returns, ids, mask.any(axis=1))
+  for actual in (
+      _gigpo(returns, ids, states, mask, step_weight=0.),
+      # No state is seen twice.
+      _gigpo(returns, ids, np.where(
+          mask, np.arange(ROWS * TIME).reshape(mask.shape), -1), mask),
+      # No state is known.
+      _gigpo(returns, ids, np.full_like(states, -1), mask)):
+    np.testing.assert_allclose(
+        actual, np.where(mask, expected[:, None], 0), rtol=1e-6)
+
+
+@pytest.mark.parametrize('value', [0, 1, 0.95, 0.1, -0.3, 1e6 / 3])
+@pytest.mark.parametrize('size', [2, 3, 7, 40])
+def test_gigpo_of_constant_values_is_exactly_zero(value, size):
+  """Every visit of a state has the same delay, so neither part has spread."""
+  returns = np.full(ROWS, value, np.float32)
+  states = np.tile(np.arange(TIME, dtype=np.int32), (ROWS, 1))
+  mask = np.tile(np.arange(ROWS)[:, None] < size, (1, TIME))
+  for run in (_gigpo, _jit_gigpo):
+    actual = run(returns, np.zeros(ROWS, np.int32), states, mask)
+    np.testing.assert_array_equal(actual, np.zeros((ROWS, TIME)))
+  gradient = jax.grad(lambda r: (_jit_gigpo(
+      r, np.zeros(ROWS, np.int32), states, mask) * states).sum())(returns)
+  np.testing.assert_array_equal(gradient, np.zeros(ROWS))
+
+
+@pytest.mark.parametrize('rows, steps', [(3, 5), (7, 15), (31, 7)])
+def test_gigpo_of_equal_delays_is_exactly_zero(rows, steps):
+  """Episodes of any length whose states tell how many steps are left."""
+  lengths = np.random.default_rng(rows).integers(1, steps + 1, rows)[:, None]
+  mask = np.arange(steps) < lengths
+  left = np.where(mask, lengths - np.arange(steps), -1).astype(np.int32)
+  assert len(set(lengths.ravel())) > 1
+  for value in (0.95, 1, 0.1):
+    returns = np.full(rows, value, np.float32)
+    for run in (_gigpo, _jit_gigpo):
+      actual = run(returns, np.zeros(rows, np.int32), left, mask)
+      np.testing.assert_array_equal(actual, np.zeros(mask.shape))
+
+
+def test_gigpo_knows_states_by_group_and_not_by_number():
+  """Groups may use the same numbers, and numbers mean nothing."""
+  returns, ids, states, mask = _visits(2)
+  expected = _jit_gigpo(returns, ids, states, mask)
+  _, small = np.unique(states, return_inverse=True)
+  for other in (small, 7 + small * NUM_GROUPS + ids[:, None],
+                2**31 - 1 - small * 10**8):
+    assert other.min() >= 0
+    actual = _jit_gigpo(returns, ids, other.astype(np.int32), mask)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_gigpo_eager_jit_and_vmap_agree():
+  batches = [_visits(seed) for seed in range(3)]
+  plain = [_gigpo(*batch) for batch in batches]
+  for batch, expected in zip(batches, plain):
+    np.testing.assert_allclose(
+        _jit_gigpo(*batch), expected, rtol=1e-5, atol=1e-6)
+  stacked = jax.vmap(_jit_gigpo)(*map(np.stack, zip(*batches)))
+  np.testing.assert_allclose(stacked, np.stack(plain), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('options', [{}, {'discount': 0.}])
+def test_gigpo_foul_padding_changes_neither_value_nor_gradient(options):
+  returns, ids, states, mask = _visits(5)
+  weights = np.random.default_rng(1).normal(size=mask.shape)
+  valid = mask.any(axis=1)
+
+  @jax.jit
+  def value_and_gradient(returns, ids, states):
+    def total(returns):
+      advantages = _gigpo(returns, ids, states, mask, **options)
+      return (advantages * weights.astype(np.float32)).sum(), advantages
+    return jax.grad(total, has_aux=True)(returns)
+
+  expected = value_and_gradient(returns, ids, states)
+  assert np.abs(np.asarray(expected[0])[valid]).max() > 0
+  np.testing.assert_array_equal(np.asarray(expected[0])[~valid], 0)
+  for foul_value in FOUL_VALUES:
+    for foul_id in FOUL_IDS:
+      actual = value_and_gradient(
+          np.where(valid, returns, np.float32(foul_value)),
+          np.where(valid, ids, np.int32(foul_id)),
+          np.where(mask, states, np.int32(foul_id)))
+      chex.assert_trees_all_equal(actual, expected)
+
+
+def test_gigpo_more_padding_changes_nothing():
+  returns, ids, states, mask = _visits(6)
+  expected = np.asarray(_gigpo(returns, ids, states, mask))
+  pad = (0, 9), (0, 3)
+  actual = np.asarray(_gigpo(
+      np.pad(returns, pad[0], constant_values=np.nan),
+      np.pad(ids, pad[0], constant_values=-1),
+      np.pad(states, pad, constant_values=-1), np.pad(mask, pad)))
+  np.testing.assert_allclose(
+      actual[:ROWS, :TIME], expected, rtol=1e-5, atol=1e-6)
+  assert not actual[ROWS:].any() and not actual[:, TIME:].any()
+
+
+def test_gigpo_order_does_not_matter():
+  batch = _visits(8)
+  order = np.random.default_rng(0).permutation(ROWS)
+  assert (order != np.arange(ROWS)).any()
+  expected = np.asarray(_jit_gigpo(*batch))[order]
+  actual = _jit_gigpo(*(x[order] for x in batch))
+  np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('foul', FOUL_VALUES)
+def test_gigpo_all_masked_is_zero_with_gradient_zero(foul):
+  returns, ids, states, mask = _visits(9)
+  returns[::3] = foul
+  value, gradient = jax.value_and_grad(lambda r: _jit_gigpo(
+      r, ids, states, np.zeros_like(mask)).sum())(returns)
+  np.testing.assert_array_equal(value, 0.0)
+  np.testing.assert_array_equal(gradient, np.zeros(ROWS))
+
+
+def test_gigpo_gradient_against_numerical_differences():
+  returns, ids, states, mask = _visits(10)
+  weights = np.random.default_rng(2).normal(size=mask.shape)
+  actual = jax.grad(lambda r: (_jit_gigpo(
+      r, ids, states, mask) * weights.astype(np.float32)).sum())(returns)
+  expected = reference.numerical_gradient(lambda r: (_oracle_gigpo(
+      r, ids, states, mask) * weights).sum(), returns)
+  assert np.abs(expected).max() > 0
+  np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_gigpo_traces_once():
+  chex.clear_trace_counter()
+  traced = jax.jit(chex.assert_max_traces(
+      lambda *batch: _gigpo(*batch), n=1))
+  first, second = traced(*_visits(0)), traced(*_visits(1))
+  assert (np.asarray(first) != np.asarray(second)).any()
+
+
+def test_gigpo_refuses_wrong_shapes():
+  returns, ids, states, mask = _visits(0)
+  for wrong in (
+      (returns, ids[:-1], states, mask), (returns[:-1], ids[:-1], states, mask),
+      (returns, ids, states[:, :-1], mask), (returns, ids, states, mask[:-1]),
+      (returns, ids, states[:, 0], mask[:, 0])):
+    with pytest.raises(AssertionError):
+      _gigpo(*wrong)

@@ -17,7 +17,7 @@ from step_jax.policies import element
 from tests import examples
 from tests import reference
 
-NAMES = ('trajectory_grpo', 'step_grpo', 'rloo', 'step',
+NAMES = ('trajectory_grpo', 'step_grpo', 'rloo', 'gigpo', 'dapo', 'step',
          'step_no_resampling', 'step_no_augmentation', 'step_advantage_only')
 RESAMPLE = ('step', 'step_no_augmentation')
 AUGMENT = ('step', 'step_no_resampling')
@@ -57,6 +57,9 @@ def _slow(trajectory, success_rate, name, low_threshold=0.2, ema_decay=None):
   elif name == 'rloo':
     advantages = reference.leave_one_out(
         trajectory.returns, slots, BASE, trajectory.valid)
+  elif name == 'dapo':  # groups are tasks, wherever they were run
+    advantages = reference.group_relative(
+        trajectory.returns, trajectory.task_ids, TASKS, trajectory.valid)
   else:
     advantages = reference.group_relative(
         trajectory.returns, slots, BASE, trajectory.valid)
@@ -75,6 +78,7 @@ def test_the_methods():
   for name, method in credit.METHODS.items():
     assert method.resample == (name in RESAMPLE), name
     assert method.augment == (name in AUGMENT), name
+    assert method.redraw == (name == 'dapo'), name
     assert method.trajectory_mean == (name == 'trajectory_grpo'), name
 
 
@@ -104,7 +108,8 @@ def test_tasks_are_resampled_by_the_methods_that_say_so(name):
 
 
 @pytest.mark.parametrize('name, ema_decay', [
-    *((name, None) for name in NAMES), ('step', 0.8), ('step_grpo', 0.8)])
+    *((name, None) for name in NAMES if name != 'gigpo'),
+    ('step', 0.8), ('step_grpo', 0.8)])
 def test_assign_credit_oracle(name, ema_decay):
   options = {} if ema_decay is None else {'ema_decay': ema_decay}
   seen = 0
@@ -133,6 +138,90 @@ def test_assign_credit_oracle(name, ema_decay):
           getattr(trajectory, field)[mask])
     seen += low.sum()
   assert (seen > 3) == (name in AUGMENT)
+
+
+def _screen(observation):
+  return observation['screen']
+
+
+def _visiting_round(seed):
+  """A round of four screens, seen again and again; no history is equal."""
+  trajectory = _round(seed)
+  shape = trajectory.step_mask.shape
+  rng = np.random.default_rng(seed)
+  return dataclasses.replace(trajectory, observations={
+      'screen': rng.normal(size=(4, 2)).astype(np.float32)[
+          rng.integers(4, size=shape)],
+      'history': np.arange(SLOTS * STEPS).reshape(shape)})
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_assign_credit_oracle_of_gigpo(seed):
+  trajectory = _visiting_round(seed)
+  mask = trajectory.step_mask & trajectory.valid[:, None]
+  slots = np.arange(SLOTS) // GROUP
+  advantages = reference.gigpo(
+      trajectory.returns, slots, reference.state_ids(
+          [trajectory.observations['screen']], mask), BASE, mask)
+  singles, low, rates = _assign(trajectory, name='gigpo', state_fn=_screen)
+  np.testing.assert_allclose(
+      singles.advantages.reshape(SLOTS, STEPS), advantages, rtol=1e-4,
+      atol=1e-5)
+  used = mask & (np.abs(advantages) > 1e-6)
+  np.testing.assert_array_equal(singles.mask.reshape(SLOTS, STEPS), used)
+  np.testing.assert_array_equal(
+      singles.token_mask[:, 0].reshape(trajectory.token_mask.shape),
+      trajectory.token_mask & used[..., None])
+  assert not low.any()
+  np.testing.assert_allclose(
+      rates, _slow(trajectory, RATES, 'step_grpo')[2], rtol=1e-5, atol=1e-7)
+  # Steps of a trajectory differ, and the history is not of the state: with it
+  # no state is seen twice.
+  assert (np.ptp(advantages, axis=1) > 0.1).sum() > SLOTS / 2
+  alone, _, _ = _assign(trajectory, name='gigpo', state_fn=dict)
+  grpo, _, _ = _assign(trajectory, name='step_grpo')
+  np.testing.assert_allclose(alone.advantages, grpo.advantages, rtol=1e-6)
+
+
+def test_dapo_golden():
+  # Slots of base tasks 0 and 1, G = 4; 0 failed twice, so that its second
+  # half became 2, and 1 kept its own. Task 2 alone: 1 and 0 have mean 1/2
+  # and deviation sqrt(1/2). Task 1: 1, 0, 0, 0, as in GRPO's golden number.
+  trajectory = examples.trajectory(
+      0, [0, 0, 2, 2, 1, 1, 1, 1], STEPS, lost=0)
+  successes = np.array([0, 0, 1, 0, 1, 0, 0, 0], bool)
+  trajectory = dataclasses.replace(
+      trajectory, successes=successes, returns=successes.astype(np.float32))
+  singles, _, rates = _assign(
+      trajectory, np.zeros(3, np.float32), 'dapo', group_size=4)
+  h = 0.5 ** 0.5
+  np.testing.assert_allclose(
+      singles.advantages.reshape(8, STEPS)[:, 0],
+      [0, 0, h, -h, 1.5, -0.5, -0.5, -0.5], rtol=1e-6)
+  assert not singles.mask.reshape(8, STEPS)[:2].any()
+  np.testing.assert_allclose(rates, [0, 0.25, 0.25])
+
+
+def test_gigpo_drops_the_steps_that_carry_no_signal():
+  # Two successes of 2 steps: no episode advantage. They share the state of
+  # their first steps, with the same value, and no other: nothing is left.
+  # With a third step the second success is worth less at that state.
+  for length, expected in [(2, [0, 0, 0, 0, 0, 0]),
+                           (3, [0.5 ** 0.5, 0, 0, -0.5 ** 0.5, 0, 0])]:
+    trajectory = dataclasses.replace(
+        examples.trajectory(0, [0, 0], 3, lost=0),
+        step_mask=np.arange(3) < np.array([[2], [length]]),
+        observations=np.array([[0, 1, 2], [0, 3, 4]]),
+        returns=np.ones(2, np.float32), successes=np.ones(2, bool))
+    singles, _, _ = _assign(
+        trajectory, RATES, 'gigpo', group_size=2, state_fn=jnp.asarray)
+    np.testing.assert_allclose(singles.advantages[:, 0], expected, rtol=1e-5)
+    np.testing.assert_array_equal(singles.mask, singles.advantages != 0)
+
+
+def test_gigpo_wants_to_know_what_a_state_is():
+  with pytest.raises(ValueError, match='expected state_fn'):
+    _assign(_visiting_round(0), name='gigpo')
 
 
 def test_pieces_of_the_rounds():
@@ -169,28 +258,29 @@ def test_a_replaced_slot_counts_for_the_task_it_became():
       [0.5, 0.5, -1.5, 0.5, -0.5, -0.5, -0.5, 1.5], rtol=1e-5)
 
 
-@pytest.mark.parametrize('name', ['step', 'step_grpo', 'rloo',
-                                  'trajectory_grpo'])
+@pytest.mark.parametrize('name', ['step', 'step_grpo', 'rloo', 'gigpo',
+                                  'dapo', 'trajectory_grpo'])
 def test_an_invalid_trajectory_counts_for_nothing(name):
   """Whatever it holds: the record, the statistics and the samples."""
-  trajectory = _round(1)
+  trajectory = _visiting_round(1)
   lost = ~trajectory.valid
   assert lost.sum() > 1
-  expected = _assign(trajectory, name=name)
+  options = {'name': name, 'state_fn': _screen}
+  expected = _assign(trajectory, **options)
   fouled = dataclasses.replace(
       trajectory, returns=np.where(lost, np.nan, trajectory.returns).astype(
           np.float32),
       successes=trajectory.successes ^ lost,
       task_ids=np.where(lost, 0, trajectory.task_ids),
       token_mask=trajectory.token_mask | lost[:, None, None])
-  actual = _assign(fouled, name=name)
+  actual = _assign(fouled, **options)
   for field in ('mask', 'advantages', 'token_mask'):
     np.testing.assert_array_equal(
         getattr(actual[0], field), getattr(expected[0], field))
   chex.assert_trees_all_equal(actual[1:], expected[1:])
   nothing = dataclasses.replace(
       trajectory, valid=np.zeros(SLOTS, bool))
-  singles, low, rates = _assign(nothing, name=name)
+  singles, low, rates = _assign(nothing, **options)
   assert not singles.mask.any() and not low.any()
   np.testing.assert_array_equal(rates, RATES)
 
@@ -240,6 +330,9 @@ def test_assign_credit_traces_once():
   for seed in range(1, 4):
     _assign(_round(seed), RATES[::-1].copy())
   assert credit.assign_credit._cache_size() == size
+  for seed in range(2):
+    _assign(_visiting_round(seed), name='gigpo', state_fn=_screen)
+  assert credit.assign_credit._cache_size() <= size + 1
 
 
 def test_trajectory_grpo_is_a_mean_over_trajectories_of_token_means():

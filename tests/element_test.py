@@ -3,6 +3,7 @@
 import functools
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -442,3 +443,11 @@ def test_remember_puts_the_newest_first():
   np.testing.assert_array_equal(seen[1][0][0], [SCROLL + 1, 0, 0, 0, 0])
   for given, before in seen:
     np.testing.assert_array_equal(given, before)
+
+
+def test_the_state_is_all_but_the_history():
+  codec = element.make_codec(examples.TEXT_WORDS)
+  screens = examples.screens(4, 3)
+  chex.assert_trees_all_equal(
+      codec.state(screens) | {'history': screens['history']}, screens)
+  assert 'history' not in codec.state(screens)

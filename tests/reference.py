@@ -103,6 +103,44 @@ def leave_one_out(returns, group_ids, num_groups, where=None):
   return result
 
 
+def gigpo(returns, group_ids, state_ids, num_groups, step_mask,
+          discount=0.95, step_weight=1.0):
+  """Episode advantage plus that of a step among those of its state."""
+  num_rows, num_steps = np.shape(step_mask)
+  steps = [(b, t) for b in range(num_rows) for t in range(num_steps)
+           if step_mask[b][t]]
+  episode = group_relative(
+      returns, group_ids, num_groups, [any(row) for row in step_mask])
+  value = {
+      (b, t): discount ** sum(bool(x) for x in step_mask[b][t + 1:])
+      * float(returns[b]) for b, t in steps}
+  result = np.zeros((num_rows, num_steps))
+  for b, t in steps:
+    shared = [
+        value[c, u] for c, u in steps
+        if group_ids[c] == group_ids[b] and state_ids[c][u] == state_ids[b][t]]
+    result[b, t] = episode[b]
+    if min(shared) < max(shared):
+      mean = sum(shared) / len(shared)
+      variance = sum((x - mean) ** 2 for x in shared) / (len(shared) - 1)
+      result[b, t] += (
+          step_weight * (value[b, t] - mean) / math.sqrt(variance))
+  return result
+
+
+def state_ids(observations, step_mask):
+  """Number of the first valid step whose leaves hold the same bytes."""
+  num_rows, num_steps = np.shape(step_mask)
+  result = np.full((num_rows, num_steps), -1, np.int32)
+  seen = {}
+  for b in range(num_rows):
+    for t in range(num_steps):
+      if step_mask[b][t]:
+        state = tuple(np.asarray(x)[b, t].tobytes() for x in observations)
+        result[b, t] = seen.setdefault(state, b * num_steps + t)
+  return result
+
+
 def step_groups(advantages, matches, where=None):
   """Adv(S) (r - mean r) / std r over the candidates, population std."""
   num_steps, num_candidates = np.shape(matches)

@@ -397,3 +397,185 @@ def test_flatten_refuses_wrong_advantages(shape):
 def test_flatten_refuses_a_wrong_where(shape):
   with pytest.raises((AssertionError, ValueError)):
     _flatten(_trajectory(), _ADVANTAGES, np.ones(shape, bool))
+
+
+# state_ids
+
+
+def _observations(seed):
+  """Few states of many types, at random places; rows are masked as well."""
+  rng = np.random.default_rng(seed)
+  pool = {
+      'words': rng.integers(-2**31, 2**31, (7, 5), dtype=np.int32),
+      'flags': rng.random((7, 2, 3)) < 0.5,
+      'boxes': rng.random((7, 2, 4)).astype(np.float32),
+      'small': rng.integers(-128, 128, (7, 3), dtype=np.int8),
+      'half': rng.random((7, 3)).astype(np.float16),
+      'alone': rng.integers(256, size=7, dtype=np.uint8)}
+  for name, x in pool.items():  # two states that differ in one leaf only
+    x[6] = x[5]
+  pool['flags'][6, 1, 2] ^= True
+  pick = rng.integers(7, size=(ROWS, TIME))
+  return jax.tree.map(lambda x: x[pick], pool), rng.random(pick.shape) < 0.8
+
+
+_jit_state_ids = jax.jit(lambda x, mask: steps.state_ids(x, mask))
+
+
+def _oracle_ids(observations, mask):
+  return reference.state_ids(jax.tree.leaves(observations), mask)
+
+
+def test_state_ids_golden():
+  # Steps are numbered 0 to 7. Of the words, 3 4 is seen at steps 0, 2 and 7,
+  # but step 2 has another flag. 4 3 at 1 is not 3 4. Steps 3 and 6 are
+  # padding, so 5 5 is first seen at 4, and again at 5.
+  observations = (
+      np.array([[[3, 4], [4, 3], [3, 4], [5, 5]],
+                [[5, 5], [5, 5], [4, 3], [3, 4]]], np.int32),
+      np.array([[0, 0, 1, 0], [0, 0, 0, 0]], bool))
+  mask = np.array([[1, 1, 1, 0], [1, 1, 0, 1]], bool)
+  ids = steps.state_ids(observations, mask)
+  np.testing.assert_array_equal(ids, [[0, 1, 2, -1], [4, 4, -1, 0]])
+  assert ids.dtype == jnp.int32
+
+
+@pytest.mark.parametrize('seed', range(10))
+def test_state_ids_oracle(seed):
+  observations, mask = _observations(seed)
+  expected = _oracle_ids(observations, mask)
+  assert 3 < len(set(expected[mask])) < mask.sum() and not mask.all()
+  np.testing.assert_array_equal(_jit_state_ids(observations, mask), expected)
+
+
+def _near_collisions():
+  """A row `[1, S, ...]` twice, and all that differ from it in one bit."""
+  rng = np.random.default_rng(0)
+  words = rng.integers(2**31, size=6, dtype=np.int32)
+  boxes = np.array([0., 0.5, 0.25, 1.], np.float32)
+  flags = np.array([0, 1, 1, 0], bool)
+  rows = [(words, boxes, flags), (words, boxes, flags)]
+  for i in range(32):
+    flip = np.uint32(1 << i)
+    for j in range(6):
+      other = words.copy()
+      other.view(np.uint32)[j] ^= flip
+      rows.append((other, boxes, flags))
+    for j in range(4):
+      other = boxes.copy()
+      other.view(np.uint32)[j] ^= flip
+      rows.append((words, other, flags))
+  for j in range(4):
+    other = flags.copy()
+    other[j] ^= True
+    rows.append((words, boxes, other))
+  for order in ([1, 0, 2, 3, 4, 5], [5, 0, 1, 2, 3, 4]):
+    rows.append((words[order], boxes, flags))
+  # The same sum, and the highest bit of two words.
+  rows.append((words + np.array([1, -1, 0, 0, 0, 0], np.int32), boxes, flags))
+  other = words.copy()
+  other.view(np.uint32)[:2] ^= np.uint32(1 << 31)
+  rows.append((other, boxes, flags))
+  return jax.tree.map(lambda *x: np.stack(x)[None], *rows), len(rows)
+
+
+def test_states_that_differ_in_a_bit_are_told_apart():
+  """Among them zeros of both signs, NaN and infinities."""
+  observations, size = _near_collisions()
+  assert np.isinf(observations[1]).any() and (
+      np.signbit(observations[1]) & (observations[1] == 0)).any()
+  ids = np.asarray(_jit_state_ids(observations, np.ones((1, size), bool)))[0]
+  np.testing.assert_array_equal(ids, [0, 0, *range(2, size)])
+  # One pass was enough for them.
+  rows = [steps._bits(x)[0] for x in observations]
+  assert len(set(np.asarray(steps._hash_rows(rows)).tolist())) == size - 1
+
+
+def test_nan_is_the_same_state_as_itself():
+  x = np.array([[np.nan, 1, np.nan, -0., 0.]], np.float32)
+  ids = steps.state_ids(x, np.ones((1, 5), bool))
+  np.testing.assert_array_equal(ids, [[0, 1, 0, 3, 4]])
+
+
+@pytest.mark.parametrize('buckets', [1, 2, 3])
+def test_state_ids_are_exact_whatever_the_hash(monkeypatch, buckets):
+  """Rows of a bucket lie between each other and outnumber the buckets."""
+  def bad_hash(rows):
+    return rows[0][:, 0].astype(jnp.uint32) % buckets
+  monkeypatch.setattr(steps, '_hash_rows', bad_hash)
+  for seed in range(3):
+    observations, mask = _observations(seed)
+    expected = _oracle_ids(observations, mask)
+    assert len(set(expected[mask])) > 3
+    np.testing.assert_array_equal(
+        steps.state_ids(observations, mask), expected)
+
+
+def test_state_ids_eager_jit_and_vmap_agree():
+  batches = [_observations(seed) for seed in range(3)]
+  expected = [_oracle_ids(*batch) for batch in batches]
+  for batch, ids in zip(batches, expected):
+    np.testing.assert_array_equal(steps.state_ids(*batch), ids)
+  stacked = jax.vmap(_jit_state_ids)(
+      *jax.tree.map(lambda *x: np.stack(x), *batches))
+  np.testing.assert_array_equal(stacked, np.stack(expected))
+
+
+def test_state_ids_do_not_read_padding():
+  observations, mask = _observations(3)
+  expected = _oracle_ids(observations, mask)
+  fouled = jax.tree.map(np.copy, observations)
+  for x in jax.tree.leaves(fouled):
+    x[~mask] = x[mask][0]  # equal to a valid state
+  np.testing.assert_array_equal(_jit_state_ids(fouled, mask), expected)
+  fouled['boxes'][~mask] = np.nan
+  np.testing.assert_array_equal(_jit_state_ids(fouled, mask), expected)
+  # More rows change nothing.
+  more = jax.tree.map(lambda x: np.concatenate([x, x]), fouled)
+  ids = np.asarray(_jit_state_ids(
+      more, np.concatenate([mask, np.zeros_like(mask)])))
+  np.testing.assert_array_equal(
+      ids, np.concatenate([expected, np.full_like(expected, -1)]))
+
+
+def test_state_ids_follow_the_order_of_the_slots():
+  """Another slot may be the first, but the same steps are equal."""
+  observations, mask = _observations(4)
+  order = np.array([3, 0, 4, 2, 1])
+  before = np.asarray(_jit_state_ids(observations, mask))[order].ravel()
+  after = np.asarray(_jit_state_ids(
+      jax.tree.map(lambda x: x[order], observations), mask[order])).ravel()
+  np.testing.assert_array_equal(
+      before[:, None] == before, after[:, None] == after)
+
+
+def test_state_ids_of_nothing():
+  observations, mask = _observations(5)
+  ids = _jit_state_ids(observations, np.zeros_like(mask))
+  np.testing.assert_array_equal(ids, np.full(mask.shape, -1))
+
+
+def test_state_ids_let_gradients_pass():
+  """Advantages by states can be differentiated within one function."""
+  observations, mask = _observations(6)
+  gradient = jax.grad(lambda r: step_jax.gigpo_advantages(
+      r, np.zeros(ROWS, np.int32), steps.state_ids(observations, mask),
+      num_groups=1, step_mask=mask)[0].sum())(
+          np.arange(ROWS, dtype=np.float32))
+  assert np.isfinite(gradient).all() and np.asarray(gradient).any()
+
+
+def test_state_ids_trace_once():
+  chex.clear_trace_counter()
+  traced = jax.jit(chex.assert_max_traces(
+      lambda x, mask: steps.state_ids(x, mask), n=1))
+  first, second = traced(*_observations(0)), traced(*_observations(1))
+  assert (np.asarray(first) != np.asarray(second)).any()
+
+
+def test_state_ids_refuse_wrong_shapes():
+  observations, mask = _observations(0)
+  with pytest.raises(AssertionError):
+    steps.state_ids(observations, mask[:-1])
+  with pytest.raises(AssertionError):
+    steps.state_ids(observations, mask.reshape(-1))

@@ -12,6 +12,7 @@ import pytest
 
 from experiments import checks
 from experiments import evaluate as evaluate_lib
+from experiments import redrawing
 from experiments import train
 from experiments import warm_start
 from experiments import worlds
@@ -315,7 +316,7 @@ def test_every_method_runs(run, tmp_path, method):
   for row in rows:
     assert row.keys() >= _FIELDS
     assert None not in row.values()
-    if not credit.METHODS[method].resample:
+    if not credit.METHODS[method].resample and method != 'dapo':
       assert row['replaced_fraction'] == 0
       assert row['slots_per_task'] == [8] * _NUM_TASKS
     if not credit.METHODS[method].augment:
@@ -338,7 +339,73 @@ def test_methods_differ_in_what_they_learn(run, tmp_path):
   # In the first round there is nothing to resample by.
   assert losses['step'] == losses['step_no_resampling']
   assert losses['step_no_augmentation'] == losses['step_advantage_only']
-  assert len(set(losses.values())) == 5
+  assert len(set(losses.values())) == 7
+
+
+def _dapo(**changes):
+  """Rounds of half of the tasks, so that others can be drawn."""
+  return _config('dapo', num_rounds=3, num_base_tasks=2, **changes)
+
+
+@pytest.fixture(scope='module', name='dapo_run')
+def made_dapo_run(tmp_path_factory):
+  """The folder and the rounds of a run without interruption."""
+  workdir = tmp_path_factory.mktemp('dapo')
+  with pytest.MonkeyPatch.context() as patch:
+    rounds = _spy_on_rounds(patch)
+    train.train(_dapo(), workdir)
+  return workdir, rounds
+
+
+def test_dapo_redraws_tasks_without_spread(dapo_run):
+  workdir, rounds = dapo_run
+  redrawn = 0
+  for index, (row, (_, trajectory)) in enumerate(
+      zip(_rows(workdir), rounds, strict=True)):
+    base = worlds.base_task_ids(0, index, 2, _NUM_TASKS)
+    slots = trajectory.task_ids.reshape(2, 8)
+    halves = trajectory.returns.reshape(2, 8)[:, :4]
+    spread = np.ptp(halves, axis=1) > 0
+    np.testing.assert_array_equal(
+        slots[:, :4], np.repeat(base[:, None], 4, axis=1))
+    order = worlds.task_order(0, index + 1, 2, _NUM_TASKS)
+    other = next(task for task in order if task not in base[~spread])
+    np.testing.assert_array_equal(
+        slots[:, 4:], np.repeat(np.where(spread, base, other)[:, None], 4, 1))
+    redrawn += (~spread).sum()
+    assert row['trajectories'] == row['valid_trajectories'] == 16
+    assert row['replaced_fraction'] == (
+        slots != base[:, None]).sum() / 16
+    np.testing.assert_array_equal(
+        row['slots_per_task'], np.bincount(slots.ravel(), minlength=4))
+    assert (row['step_samples'] > 0) == any(
+        np.ptp(trajectory.returns[trajectory.task_ids == task]) > 0
+        for task in slots.ravel())
+    # Copies start alike, in both waves, and are not played alike.
+    words = trajectory.observations['instruction'][:, 0].reshape(2, 8, -1)
+    for q in np.flatnonzero(spread):
+      assert (words[q] == words[q, 0]).all()
+      log_probs = trajectory.log_probs.reshape(2, 8, -1)[q]
+      assert (log_probs[:4] != log_probs[4:]).any()
+  assert 0 < redrawn < 6
+
+
+def test_dapo_stopped_between_its_waves_goes_on_where_it_was(
+    dapo_run, tmp_path, monkeypatch):
+  redraw, calls = redrawing.redraw_tasks, []
+
+  def spy(*args):
+    calls.append(args)
+    return redraw(*args)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(redrawing, 'redraw_tasks', spy)
+    patch.setattr(train.StopRequest, '__call__', lambda _: len(calls) == 2)
+    with pytest.raises(KeyboardInterrupt):
+      train.train(_dapo(), tmp_path)
+  assert len(_rows(tmp_path)) == 1
+  train.train(_dapo(**{'env.num_workers': 3}), tmp_path)
+  _assert_same_run(tmp_path, dapo_run[0])
 
 
 def test_smoothing_by_ema(tmp_path, monkeypatch):

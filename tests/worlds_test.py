@@ -42,6 +42,14 @@ def test_the_order_is_that_of_seed_and_epoch_whatever_the_block_size():
   assert (streams[0] != _stream(6, 12, 6, 1)).any()
 
 
+def test_the_order_goes_on_from_a_round():
+  stream = _stream(3, 3, 7, 9)
+  for first in (0, 2):
+    order = worlds.task_order(3, first, 3, 7)
+    actual = [next(order) for _ in range(20)]
+    assert actual == stream[3 * first:][:20].tolist()
+
+
 def test_seeds_are_of_seed_round_and_task_alone():
   seeds = {
       (seed, index, task): worlds.training_seed(seed, index, task)

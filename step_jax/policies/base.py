@@ -62,8 +62,15 @@ class RememberFn(Protocol):
     """
 
 
+class StateFn(Protocol):
+
+  def __call__(self, observation: Any) -> Any:
+    """The part of an observation that is the state: all but the history."""
+
+
 class Codec(NamedTuple):
-  """What tokens mean."""
+  """What tokens and observations mean."""
   matches: MatchFn
   empty_history: Any  # numpy array, history at the first step
   remember: RememberFn
+  state: StateFn

@@ -358,6 +358,12 @@ def remember(
       [newest[None].astype(xp.int32), history[:-1]])
 
 
+def state(observation: Any) -> Any:
+  """What is on the screen: the observation without its history."""
+  return {name: x for name, x in observation.items() if name != 'history'}
+
+
 def make_codec(words_per_element: int) -> base.Codec:
-  """What element actions mean; see `matches` and `remember`."""
-  return base.Codec(matches, empty_history(words_per_element), remember)
+  """What element actions mean; see `matches`, `remember` and `state`."""
+  return base.Codec(
+      matches, empty_history(words_per_element), remember, state)
