@@ -36,6 +36,7 @@ def base_config() -> ml_collections.ConfigDict:
 
   config.env = ml_collections.ConfigDict()
   config.env.name = 'miniwob'  # or 'package.module:EnvClass'
+  config.env.description = ''  # told in the first line of a run
   config.env.tasks = ()  # names; empty is the environment's training set
   config.env.num_workers = 4  # processes, one environment each
   config.env.step_timeout = 20.0  # seconds for a step or a reset

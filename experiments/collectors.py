@@ -34,7 +34,7 @@ def open_collector(
     should_stop: asked now and then; True raises KeyboardInterrupt.
   """
   if setup.world.simulator is not None:
-    yield _simulated(setup, should_stop)
+    yield simulated(setup, should_stop)
     return
   with worlds.make_pool(setup.world, setup.config) as pool:
     yield _in_processes(setup, pool, progress, should_stop)
@@ -58,7 +58,9 @@ def _in_processes(
   return collect
 
 
-def _simulated(setup: Any, should_stop: Callable[[], bool]) -> Collector:
+def simulated(
+    setup: Any, should_stop: Callable[[], bool] = lambda: False) -> Collector:
+  """Plays in the world's simulator; `setup` is a `train.Setup`."""
   by_policy, by_expert = (
       simulation.make_simulate(
           setup.world.simulator, policy, setup.codec,

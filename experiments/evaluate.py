@@ -30,6 +30,8 @@ from step_jax import workers
 
 Evaluation = dict[str, dict[str, Any]]
 
+_LONGEST_TABLE = 40  # tasks; evaluation.json has them all
+
 
 def evaluate(
     config: ml_collections.ConfigDict,
@@ -75,21 +77,26 @@ def success_rates(evaluation: Evaluation) -> np.ndarray:
 
 def make_table(
     before: Evaluation | None, after: Evaluation) -> rich_table.Table:
-  """A table with a row for each task."""
+  """A table with a row for each task, or of means where there are many."""
   table = rich_table.Table(title='Success rate at temperature 0')
   table.add_column('task')
   columns = [after] if before is None else [before, after]
   for name in ('before', 'after')[-len(columns):]:
     table.add_column(name, justify='right')
   table.add_column('episodes', justify='right')
-  for task, row in after.items():
-    table.add_row(
-        task, *[_percent(column[task]['success_rate']) for column in columns],
-        str(row['episodes']))
-  table.add_section()
-  means = [success_rates(column) for column in columns]
-  table.add_row('mean', *[
-      _percent(mean.mean() if mean.size else None) for mean in means], '')
+  if len(after) <= _LONGEST_TABLE:
+    for task, row in after.items():
+      table.add_row(
+          task,
+          *[_percent(column[task]['success_rate']) for column in columns],
+          str(row['episodes']))
+    table.add_section()
+  rates = [success_rates(column) for column in columns]
+  table.add_row('tasks above 60 %', *[
+      f'{(rate > 0.6).sum()} of {rate.size}' for rate in rates], '')
+  table.add_row(
+      'mean', *[_percent(rate.mean() if rate.size else None) for rate in rates],
+      str(sum(row['episodes'] for row in after.values())))
   return table
 
 

@@ -34,6 +34,8 @@ def main(argv: list[str]) -> int:
           ValueError) as error:
     print(f'{error}'.strip('\'"').splitlines()[0], file=sys.stderr)
     return 2
+  environment = _CONFIG.value.env
+  print(f'environment: {environment.description or environment.name}')
   workdir = _WORKDIR.value
   if workdir is None:
     name = pathlib.Path(

@@ -124,6 +124,14 @@ def make_setup(
       world.example | {'history': codec.empty_history},
       width=config.policy.width, num_layers=config.policy.num_layers,
       num_heads=config.policy.num_heads, vocabulary=config.policy.vocabulary)
+  return Setup(config, world, credit.METHODS[config.method], policy, codec,
+               make_learner(config, policy))
+
+
+def make_learner(
+    config: ml_collections.ConfigDict, policy: base.Policy
+) -> learner_lib.Learner:
+  """Builds the optimiser and the learner of a policy."""
   options = config.optimizer
   warmup_steps = (
       options.warmup_rounds * options.num_epochs * options.num_minibatches)
@@ -133,13 +141,11 @@ def make_setup(
   optimizer = optax.chain(
       optax.clip_by_global_norm(options.max_grad_norm),
       optax.adamw(schedule, weight_decay=options.weight_decay))
-  learner = learner_lib.make_learner(
+  return learner_lib.make_learner(
       functools.partial(policy.log_prob, temperature=config.temperature),
       optimizer, num_epochs=options.num_epochs,
       num_minibatches=options.num_minibatches, clip_low=options.clip_low,
       clip_high=options.clip_high, micro_batch_size=options.micro_batch_size)
-  return Setup(config, world, credit.METHODS[config.method], policy, codec,
-               learner)
 
 
 class StopRequest:

@@ -19,6 +19,11 @@ _ALIASES = {
     'desk': 'step_jax.envs.desk.env:DeskEnv',
     'miniwob': 'step_jax.envs.miniwob:MiniWobEnv',
 }
+_COMING = {
+    'osworld': 'expected a client for OSWorld servers and the 7B policy, which '
+               'are not in this version; configs/osworld.py without :paper '
+               'trains on Desk, the embedded simulator',
+}
 # Training episodes have seeds below, evaluation episodes from here on.
 FIRST_EVAL_SEED = 2**30
 
@@ -47,6 +52,8 @@ def make_world(
   Raises:
     UserError: for an unknown environment, or programs that are missing.
   """
+  if config.env.name in _COMING:
+    raise checks.UserError(_COMING[config.env.name])
   env_class = checks.load_attribute(
       _ALIASES.get(config.env.name, config.env.name))
   module = sys.modules[env_class.__module__]
