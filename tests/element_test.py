@@ -295,6 +295,47 @@ def test_a_shared_word_is_seen_whatever_the_word_is():
   assert (np.abs(log_probs[0] - log_probs[1]).max(axis=1) > 1e-3).sum() >= 4
 
 
+def test_found_features_say_how_much_is_shared_with_what():
+  """One instruction word of two is on the screen, next to a new word."""
+  kinds = element._token_kinds(2, 2)
+  observation = jax.tree.map(np.zeros_like, examples.screen(
+      np.random.default_rng(0), num_elements=2))
+  observation['instruction'] = np.array([7, 8], np.int32)
+  observation['element_text'] = np.array([[8, 9], [5, 0]], np.int32)
+  found = element._found_features(
+      element._pair_features(observation, kinds), kinds)
+  # Columns: any, share of mine, share of its, for words, elements, actions;
+  # words and elements share all with themselves.
+  np.testing.assert_allclose(found[:4], [
+      [1, 1, 1, 0, 0, 0, 0, 0, 0],
+      [1, 1, 1, 1, 1, 0.5, 0, 0, 0],
+      [1, 0.5, 1, 1, 1, 1, 0, 0, 0],
+      [0, 0, 0, 1, 1, 1, 0, 0, 0]])
+  assert not found[4:].any()  # no actions yet, and the summary
+
+
+def test_an_unseen_word_is_almost_silent():
+  """Fresh words move the log-probs little unless they are shared."""
+  observation = examples.screens(1, 8, history=False)
+  observation['instruction'] = np.broadcast_to(
+      np.arange(1, 1 + examples.WORDS, dtype=np.int32), (8, examples.WORDS))
+  tokens = np.array([
+      examples.legal_action(np.random.default_rng(0), jax.tree.map(
+          lambda x, i=i: x[i], observation)) for i in range(8)])
+  here = observation['element_type'][..., None] > 0
+  params = _policy().init(jax.random.key(0))
+
+  def log_probs(ids):
+    changed = observation | {'element_text': np.where(
+        here, np.array(ids, np.int32), 0)}
+    return np.asarray(_policy().log_prob(
+        params, changed, tokens, temperature=TEMPERATURE)[0])
+
+  new, other, shared = log_probs([91, 92]), log_probs([93, 94]), log_probs(
+      [1, 92])
+  assert np.abs(new - other).max() < 0.1 * np.abs(new - shared).max()
+
+
 # Gradients, traces, size
 
 

@@ -2,9 +2,10 @@
 
 It reads instruction words, visible elements and its last actions, and emits
 three tokens: verb, element pointer, instruction-word pointer, each masked to
-what is legal. Words enter by a fixed hash vocabulary, and every pair of tokens
-knows whether it shares a word, so a label never seen before can be matched
-with the instruction. Any environment that yields elements can be driven.
+what is legal. Words enter by a fixed hash vocabulary, every pair of tokens
+knows whether it shares a word, and every token whether it shares one with any
+other, so a label never seen before can be matched with the instruction. Any
+environment that yields elements can be driven.
 
 Observation (W words, E elements, V verbs), dictionary of arrays:
   instruction [W] int32 · element_type [E] int32 · element_text [E, X] int32 ·
@@ -34,6 +35,7 @@ HISTORY_LENGTH = 3  # t_r
 
 _ILLEGAL = -1e9
 _MAX_OFFSET = 4
+_WORD_SCALE = 0.01
 _ELEMENT = 1  # kinds of tokens: 0 word, 1 element, 2 past action, 3 summary
 
 
@@ -45,11 +47,15 @@ class ElementNetwork(nn.Module):
   vocabulary: int
 
   def setup(self):
-    self.words = nn.Embed(self.vocabulary, self.width)
+    # Small, so that a word never seen before is no noise.
+    self.words = nn.Embed(
+        self.vocabulary, self.width,
+        embedding_init=nn.initializers.normal(_WORD_SCALE))
     self.kinds = nn.Embed(4, self.width)
     self.past_verbs = nn.Embed(len(VERBS) + 1, self.width)
     self.past_age = nn.Embed(HISTORY_LENGTH, self.width)
     self.look = nn.Dense(self.width)
+    self.found = nn.Dense(self.width)
     self.offsets = nn.Embed(
         2 * (2 * _MAX_OFFSET + 1) + 1, self.num_layers * self.num_heads)
     self.relations = nn.Dense(self.num_layers * self.num_heads)
@@ -77,18 +83,18 @@ class ElementNetwork(nn.Module):
     history = observation['history']
     num_words, num_elements = words.shape[0], types.shape[0]
     kinds = _token_kinds(num_words, num_elements)
+    pairs = _pair_features(observation, kinds)
     tokens = jnp.concatenate([
         self._embed(words[:, None]),
         self._embed_elements(observation),
         self._embed(history[:, 1:]) + self.past_verbs(history[:, 0])
         + self.past_age(jnp.arange(HISTORY_LENGTH)),
         jnp.zeros((1, self.width)),
-    ]) + self.kinds(kinds)
+    ]) + self.kinds(kinds) + self.found(_found_features(pairs, kinds))
     valid = jnp.concatenate(
         [words > 0, types > 0, history[:, 0] > 0, jnp.ones(1, bool)])
 
-    bias = self.offsets(_offset_buckets(kinds)) + self.relations(
-        _pair_features(observation, kinds))
+    bias = self.offsets(_offset_buckets(kinds)) + self.relations(pairs)
     bias = jnp.where(valid[None, :, None], bias, _ILLEGAL)
     bias = bias.reshape(bias.shape[:2] + (self.num_layers, self.num_heads))
     for index, layer in enumerate(self.layers):
@@ -189,6 +195,16 @@ def _pair_features(observation: Any, kinds: np.ndarray) -> chex.Array:
   return jnp.concatenate([
       (count > 0)[..., None], share[..., None], share.T[..., None], geometry,
   ], axis=-1)
+
+
+def _found_features(pairs: chex.Array, kinds: np.ndarray) -> chex.Array:
+  """`[N, 9]`: the most that a token shares with a word, element or action.
+
+  Attention averages, so it cannot tell that nothing is shared.
+  """
+  return jnp.concatenate([
+      jnp.max(pairs[:, kinds == kind, :3], axis=1) for kind in range(3)],
+      axis=-1)
 
 
 def _pad(ids: chex.Array, length: int) -> chex.Array:
