@@ -26,6 +26,8 @@ def base_config() -> ml_collections.ConfigDict:
   config.optimizer = ml_collections.ConfigDict()
   config.optimizer.learning_rate = 1e-6  # of AdamW, for a 7B model [choice]
   config.optimizer.warmup_rounds = 0  # rounds of linear warm-up [choice]
+  # The round at which a cosine has taken the rate to a tenth; 0: constant.
+  config.optimizer.decay_rounds = 0  # [choice]
   config.optimizer.weight_decay = 0.01  # [choice]
   config.optimizer.max_grad_norm = 1.0  # [choice]
   config.optimizer.clip_low = 0.2  # [choice]

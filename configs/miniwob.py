@@ -21,13 +21,16 @@ def get_config(arg: str = ''):
     ValueError: for an unknown variant.
   """
   config = common.base_config()
-  config.num_rounds = 60
+  config.num_rounds = 160
   config.group_size = 8  # G: new episodes matter more than copies here
-  config.optimizer.learning_rate = 3e-4  # of a 0.4 M network
+  config.optimizer.learning_rate = 5e-4  # of a 0.2 M network
   config.optimizer.warmup_rounds = 1
-  config.optimizer.num_minibatches = 2
-  config.warm_start.num_steps = 50  # few: exploring needs entropy
-  config.eval_every = 20
+  config.optimizer.decay_rounds = 160  # of num_rounds: tasks settle together
+  config.optimizer.max_grad_norm = 0.3  # a rare success is no jump
+  config.optimizer.num_minibatches = 4
+  config.policy.width = 64
+  config.warm_start.num_steps = 10  # few, so that most is left to learn
+  config.eval_every = 40
   if arg == 'smoke':
     config.num_rounds = 2
     config.num_base_tasks = 4

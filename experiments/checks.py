@@ -24,7 +24,7 @@ _COUNTS = (
     'warm_start.num_steps', 'warm_start.batch_size')
 _NOT_NEGATIVE = (
     'seed', 'eval_every', 'eval_temperature', 'optimizer.warmup_rounds',
-    'optimizer.weight_decay', 'optimizer.clip_high',
+    'optimizer.decay_rounds', 'optimizer.weight_decay', 'optimizer.clip_high',
     'warm_start.demonstrations')
 _POSITIVE = (
     'sharpness', 'temperature', 'optimizer.learning_rate',
@@ -66,6 +66,10 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   for field in _SHARES:
     expect(field, 0 <= _value(config, field) <= 1, 'from 0 to 1')
   expect('threshold', 0 < config.threshold <= 1, 'above 0 and at most 1')
+  rounds = config.optimizer.decay_rounds
+  expect('optimizer.decay_rounds',
+         rounds == 0 or rounds > config.optimizer.warmup_rounds,
+         '0 or above optimizer.warmup_rounds')
   expect('policy.num_heads', config.policy.width % config.policy.num_heads
          == 0, 'a divisor of policy.width')
   method = credit.METHODS[config.method]

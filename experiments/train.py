@@ -133,19 +133,27 @@ def make_learner(
 ) -> learner_lib.Learner:
   """Builds the optimiser and the learner of a policy."""
   options = config.optimizer
-  warmup_steps = (
-      options.warmup_rounds * options.num_epochs * options.num_minibatches)
-  schedule = optax.warmup_constant_schedule(
-      options.learning_rate / (warmup_steps + 1), options.learning_rate,
-      warmup_steps)
   optimizer = optax.chain(
       optax.clip_by_global_norm(options.max_grad_norm),
-      optax.adamw(schedule, weight_decay=options.weight_decay))
+      optax.adamw(make_schedule(options), weight_decay=options.weight_decay))
   return learner_lib.make_learner(
       functools.partial(policy.log_prob, temperature=config.temperature),
       optimizer, num_epochs=options.num_epochs,
       num_minibatches=options.num_minibatches, clip_low=options.clip_low,
       clip_high=options.clip_high, micro_batch_size=options.micro_batch_size)
+
+
+def make_schedule(options: ml_collections.ConfigDict) -> optax.Schedule:
+  """The learning rate: warm-up, then constant or a cosine to a tenth."""
+  steps_a_round = options.num_epochs * options.num_minibatches
+  rate = options.learning_rate
+  warmup_steps = options.warmup_rounds * steps_a_round
+  first = rate / (warmup_steps + 1)
+  if not options.decay_rounds:
+    return optax.warmup_constant_schedule(first, rate, warmup_steps)
+  return optax.warmup_cosine_decay_schedule(
+      first, rate, warmup_steps, options.decay_rounds * steps_a_round,
+      end_value=rate / 10)
 
 
 class StopRequest:

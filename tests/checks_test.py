@@ -46,6 +46,7 @@ def _config(**changes):
     ('optimizer.learning_rate', _NAN),
     ('optimizer.learning_rate', _INF),
     ('optimizer.warmup_rounds', -1),
+    ('optimizer.decay_rounds', -1),
     ('optimizer.weight_decay', -1.),
     ('optimizer.max_grad_norm', 0.),
     ('optimizer.clip_low', -.1),
@@ -103,6 +104,17 @@ def test_boundary_values_are_accepted():
           'optimizer.clip_low': 0., 'optimizer.clip_high': 0.,
           'warm_start.demonstrations': 0}))
   checks.check_config(_config(low_threshold=1.))
+
+
+def test_the_decay_ends_after_the_warm_up():
+  for rounds, good in ((0, True), (2, False), (3, True)):
+    config = _config(**{
+        'optimizer.warmup_rounds': 2, 'optimizer.decay_rounds': rounds})
+    if good:
+      checks.check_config(config)
+    else:
+      with pytest.raises(checks.UserError, match='decay_rounds'):
+        checks.check_config(config)
 
 
 def _saved(tmp_path, **changes):

@@ -622,6 +622,21 @@ def test_a_mistake_in_the_world_is_the_users(tmp_path, monkeypatch):
     train.train(_config(), tmp_path)
 
 
+@pytest.mark.parametrize('decay_rounds, last', [(0, 1e-3), (5, 1e-4)])
+def test_the_learning_rate_over_the_rounds(decay_rounds, last):
+  """Two steps a round: warm-up for one, the cosine over the other four."""
+  config = _config(**{
+      'optimizer.learning_rate': 1e-3, 'optimizer.warmup_rounds': 1,
+      'optimizer.decay_rounds': decay_rounds})
+  assert config.optimizer.num_minibatches == 2
+  schedule = train.make_schedule(config.optimizer)
+  np.testing.assert_allclose(
+      [schedule(step) for step in (0, 1, 2, 10, 100)],
+      [1e-3 / 3, 2e-3 / 3, 1e-3, last, last], rtol=1e-5)
+  # Half-way of the cosine is half-way of the fall.
+  np.testing.assert_allclose(schedule(6), (1e-3 + last) / 2, rtol=1e-5)
+
+
 def test_signals_are_requests_and_the_second_is_immediate(capsys):
   import signal
   previous = signal.getsignal(signal.SIGINT)
