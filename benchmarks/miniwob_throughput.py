@@ -110,9 +110,11 @@ def main(_):
   config.env.num_workers = _WORKERS.value
   config.policy.acting_batch_size = _WORKERS.value
   setup = train.make_setup(config, worlds.make_world(config))
+  player = rollout.Player(
+      setup.policy.init(jax.random.key(0)), jax.random.key(1),
+      config.temperature)
   act = rollout.policy_actor(
-      setup.policy, setup.policy.init(jax.random.key(0)), jax.random.key(1),
-      temperature=config.temperature, batch_size=_WORKERS.value)
+      setup.policy, player, batch_size=_WORKERS.value)
   rates = {}
   for name, play in (('workers', _ours), ('AsyncVectorEnv', _theirs),
                      ('workers again', _ours)):

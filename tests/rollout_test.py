@@ -45,9 +45,8 @@ def made_actor():
   params = jax.jit(policy.init)(jax.random.key(0))
 
   def make(batch_size=4, temperature=.7, policy=policy):
-    return rollout.policy_actor(
-        policy, params, jax.random.key(7), temperature=temperature,
-        batch_size=batch_size)
+    player = rollout.Player(params, jax.random.key(7), temperature)
+    return rollout.policy_actor(policy, player, batch_size=batch_size)
 
   make.policy, make.params = policy, params
   return make

@@ -46,15 +46,20 @@ CHOICES = {  # page of settings -> (what is chosen, words to choose from)
 ON_OFF = ('off', 'on')
 
 
-def compile_apps() -> layout.Tables:
-  """Returns the tables of all applications."""
+def make_apps() -> tuple[list[Variable], list[Page]]:
+  """Returns all variables and pages; the first page is the home page."""
   variables, pages = [], [_home()]
   for app in (_files, _mail, _editor, _sheet, _browser, _settings):
     app_variables, app_pages = app()
     variables += app_variables
     pages += app_pages
   variables += [Variable(name=f'typed-{i}') for i in range(NUM_TYPED)]
-  return layout.compile_desktop(variables, pages, NAMES)
+  return variables, pages
+
+
+def compile_apps() -> layout.Tables:
+  """Returns the tables of all applications."""
+  return layout.compile_desktop(*make_apps(), NAMES)
 
 
 def _button(text: str, opens: str = '', **does) -> Widget:

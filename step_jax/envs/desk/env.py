@@ -104,8 +104,10 @@ class DeskEnv(gymnasium.Env):
   def step(self, action: Any):
     if self._state is None:
       raise gymnasium.error.ResetNeeded('expected reset before step')
+    # What does not fit is illegal, and must not wrap around to a legal token.
+    tokens = np.clip(action, -1, np.iinfo(np.int32).max).astype(np.int32)
     self._state, self._observation, reward, done = jax.device_get(_step(
-        self._state, np.asarray(action, np.int32), max_steps=self.max_steps))
+        self._state, tokens, max_steps=self.max_steps))
     return self._observation, float(reward), bool(done), False, self._info()
 
   def _info(self) -> dict[str, Any]:

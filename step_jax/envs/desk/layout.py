@@ -113,39 +113,29 @@ def compile_desktop(
   words, groups = _Index(['', *names]), _Index([''])
   variable_ids = _Index(['', *(v.name for v in variables)])
   windows = [(page, window) for page in pages for window in _windows(page)]
-  views = np.arange(len(windows), dtype=np.uint8)
   first: dict[str, int] = {}
   for view, (page, _) in enumerate(windows):
     first.setdefault(page.name, view)
-
-  cells = {name: np.zeros((len(views), WINDOW), np.uint8) for name in _CELLS}
-  cells['opens'] += views[:, None]
-  rows = {name: views.copy() for name in ('up', 'down', 'back')}
-  box = np.zeros((len(views), WINDOW, 4), np.float32)
-  for view, (page, shown) in enumerate(windows):
-    for place, widget in enumerate(shown):
-      for name, value in _cell(widget, words, groups, variable_ids).items():
-        cells[name][view, place] = value
-      if widget.opens:
-        cells['opens'][view, place] = first[widget.opens]
-    box[view, :len(shown)] = _boxes(len(page.pinned), len(shown))
-    if view > first[page.name]:
-      rows['up'][view] = view - 1
-      rows['down'][view - 1] = view
-    if page.parent:
-      rows['back'][view] = first[page.parent]
+  _check_pages(pages)
+  cells = _cells(windows, first, words, groups, variable_ids)
+  rows = _rows(windows, first, groups, variable_ids)
 
   options = np.zeros(
-      (len(variables) + 1, max(len(v.options) for v in variables)), np.uint8)
+      (len(variables) + 1, max(len(v.options) for v in variables)), int)
   for index, variable in enumerate(variables, 1):
     options[index, :len(variable.options)] = [
         words[word] for word in variable.options]
+  unknown = list(variable_ids)[len(options):]
+  if unknown:
+    raise ValueError(f'expected widgets of known variables, got {unknown}')
+  for what, count in (('variables', len(options)), ('words', len(words)),
+                      ('views', len(windows))):
+    if count > 256:
+      raise ValueError(f'expected at most 256 {what}, got {count}')
   tables = Tables(
-      **cells, **rows, box=box, options=options,
-      back_reverts=np.array(
-          [groups[page.reverts] for page, _ in windows], np.uint8),
-      focus=np.array(
-          [variable_ids[page.focus] for page, _ in windows], np.uint8),
+      **_bytes(cells), **_bytes(rows), options=options.astype(np.uint8),
+      box=np.stack([
+          _boxes(len(page.pinned), len(shown)) for page, shown in windows]),
       group=np.array([0] + [groups[v.group] for v in variables], np.uint8),
       guarded=np.array([False] + [v.guarded for v in variables]),
       num_options=np.array(
@@ -154,16 +144,9 @@ def compile_desktop(
           [cells[name] for name in ('set_variable', 'toggles', 'edits')],
           axis=-1)),
       # The last two are computed from the others.
-      way=np.zeros((len(views),) * 2, np.uint8),
+      way=np.zeros((len(windows),) * 2, np.uint8),
       save_at=np.zeros(len(variables) + 1, np.uint8),
       words=tuple(words), variables=variable_ids, views=first)
-  unknown = list(variable_ids)[len(options):]
-  if unknown:
-    raise ValueError(f'expected widgets of known variables, got {unknown}')
-  for what, count in (('variables', len(options)), ('words', len(words)),
-                      ('views', len(views))):
-    if count > 256:
-      raise ValueError(f'expected at most 256 {what}, got {count}')
   tables = tables._replace(
       way=_ways(tables, [page.name for page, _ in windows]))
   return tables._replace(save_at=_save_views(tables))
@@ -171,6 +154,53 @@ def compile_desktop(
 
 _CELLS = ('kind', 'text_word', 'text_variable', 'shows', 'set_variable',
           'set_word', 'toggles', 'edits', 'opens', 'saves', 'reverts')
+
+
+def _check_pages(pages: Sequence[Page]) -> None:
+  """Raises ValueError if one leads to a page that does not exist."""
+  known = ['', *(page.name for page in pages)]
+  for page in pages:
+    for name in [page.parent] + [x.opens for x in page.pinned + page.widgets]:
+      if name not in known:
+        raise ValueError(
+            f'expected {page.name} to lead to a known page, got {name!r}')
+
+
+def _bytes(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  return {name: x.astype(np.uint8) for name, x in arrays.items()}
+
+
+_Windows = Sequence[tuple[Page, tuple[Widget, ...]]]  # of each view
+
+
+def _cells(windows: _Windows, first: dict[str, int], words: '_Index',
+           groups: '_Index', variables: '_Index') -> dict[str, np.ndarray]:
+  """The tables `[V, E]` of widgets."""
+  cells = {name: np.zeros((len(windows), WINDOW), int) for name in _CELLS}
+  cells['opens'] += np.arange(len(windows))[:, None]
+  for view, (_, shown) in enumerate(windows):
+    for place, widget in enumerate(shown):
+      for name, value in _cell(widget, words, groups, variables).items():
+        cells[name][view, place] = value
+      if widget.opens:
+        cells['opens'][view, place] = first[widget.opens]
+  return cells
+
+
+def _rows(windows: _Windows, first: dict[str, int], groups: '_Index',
+          variables: '_Index') -> dict[str, np.ndarray]:
+  """The tables `[V]` of views."""
+  rows = {name: np.arange(len(windows)) for name in (
+      'up', 'down', 'back', 'back_reverts', 'focus')}
+  for view, (page, _) in enumerate(windows):
+    if view > first[page.name]:
+      rows['up'][view] = view - 1
+      rows['down'][view - 1] = view
+    if page.parent:
+      rows['back'][view] = first[page.parent]
+    rows['back_reverts'][view] = groups[page.reverts]
+    rows['focus'][view] = variables[page.focus]
+  return rows
 
 
 def _cell(widget: Widget, words: '_Index', groups: '_Index',
@@ -215,7 +245,7 @@ def _windows(page: Page) -> list[tuple[Widget, ...]]:
 
 def _boxes(num_pinned: int, num_widgets: int) -> np.ndarray:
   """Pinned widgets stand side by side, the others below each other."""
-  boxes = np.zeros((num_widgets, 4), np.float32)
+  boxes = np.zeros((WINDOW, 4), np.float32)
   for place in range(num_widgets):
     if place < num_pinned:
       boxes[place] = place / num_pinned, 0, 1 / num_pinned, _ROW

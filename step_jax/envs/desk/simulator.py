@@ -76,9 +76,9 @@ def reset(key: chex.PRNGKey, task: chex.Array) -> tuple[State, Observation]:
   variables = _resolve(row.base, row.stride, row.offset, shift)
   targets = jnp.where(
       row.target_word > 0, row.target_word, drawn[row.target_variable])
-  is_condition = variables[:, None] == jnp.arange(_NUM_VARIABLES)
+  is_condition = variables[:, None] == jnp.arange(_NUM_VARIABLES)[None]
   # What is asked for is not so yet.
-  spoilt = jnp.any(is_condition & (targets[:, None] == drawn), axis=0)
+  spoilt = jnp.any(is_condition & (targets[:, None] == drawn[None]), axis=0)
   words = jnp.where(spoilt, other, drawn)
   readable = _resolve(
       row.text_base, row.text_stride, row.text_offset, shift)
@@ -303,7 +303,7 @@ def _holds(saved: chex.Array, variables: chex.Array,
            targets: chex.Array) -> chex.Array:
   """Whether all conditions hold and nothing guarded was changed besides."""
   is_condition = jnp.any(
-      variables[:, None] == jnp.arange(_NUM_VARIABLES), axis=0)
+      variables[:, None] == jnp.arange(_NUM_VARIABLES)[None], axis=0)
   harmless = ~jnp.asarray(TABLES.guarded) | is_condition | (
       saved == jnp.asarray(TABLES.options[:, 0]))
   return jnp.all(saved[variables] == targets) & jnp.all(harmless)
