@@ -30,11 +30,11 @@ def main(argv: list[str]) -> int:
       print('expected --config=configs/<name>.py[:variant]'
             f'{", got " + " ".join(rest) if rest else ""}', file=sys.stderr)
       return 2
+    environment = _CONFIG.value.env  # reading it tells of a file that failed
   except (flags.Error, OSError, AttributeError, KeyError, TypeError,
           ValueError) as error:
-    print(f'{error}'.strip('\'"').splitlines()[0], file=sys.stderr)
+    print(f'{error}'.splitlines()[-1].strip(' \'"'), file=sys.stderr)
     return 2
-  environment = _CONFIG.value.env
   print(f'environment: {environment.description or environment.name}')
   workdir = _WORKDIR.value
   if workdir is None:
@@ -42,7 +42,6 @@ def main(argv: list[str]) -> int:
         config_flags.get_config_filename(flags.FLAGS['config'])).stem
     workdir = f'runs/{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}'
     print(f'workdir: {workdir}')
-
   from experiments import checks  # after the flags: importing takes seconds
   from experiments import train
   try:
@@ -52,12 +51,9 @@ def main(argv: list[str]) -> int:
     print(f'interrupted and saved; resume with --workdir={workdir}',
           file=sys.stderr)
     return 130
-  except checks.UserError as error:
+  except (checks.UserError, checks.RunError) as error:
     print(error, file=sys.stderr)
-    return 2
-  except checks.RunError as error:
-    print(error, file=sys.stderr)
-    return 1
+    return 2 if isinstance(error, checks.UserError) else 1
 
 
 if __name__ == '__main__':

@@ -71,7 +71,11 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   if (workdir / 'config.json').exists():
     checks.check_same_config(workdir / 'config.json', config)
   setup = make_setup(config, worlds.make_world(config))
-  workdir.mkdir(parents=True, exist_ok=True)
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise checks.UserError(
+        f'expected --workdir to be a folder: {error}') from error
   metrics.replace_file(
       workdir / 'config.json', config.to_json(indent=2).encode())
   checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints', _warn)
