@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks import desk_baselines
 from step_jax.envs import base
 from step_jax.envs.desk import apps
 from step_jax.envs.desk import env as desk_env
@@ -216,6 +217,16 @@ def test_nothing_is_given_away(start):
     _, _, reward, done = _step(state, _everyone('fail'))
     np.testing.assert_array_equal(reward, ~_FEASIBLE)
     assert done.all() and reward.dtype == np.float32
+
+
+@pytest.mark.parametrize('name', ['random', 'random to the end'])
+def test_chance_solves_next_to_nothing(name):
+  rates = np.asarray(desk_baselines.success_rates(
+      jax.random.key(0), policy=desk_baselines.POLICIES[name], episodes=2))
+  feasible = _FEASIBLE[:_NUM_TASKS]
+  assert rates.shape == (_NUM_TASKS,) and rates[feasible].mean() < .05
+  # It says FAIL now and then, which some tasks pay.
+  assert (rates[~feasible].mean() > .2) == (name == 'random')
 
 
 def test_episodes_differ_by_seed_and_repeat_themselves(start):
