@@ -167,8 +167,9 @@ def test_every_slot_once_and_no_lane_waits(lengths):
   simulate = simulation.make_simulate(
       simulation.Simulator(_begin, _advance, None),
       base.Policy(None, sample, None),
-      base.Codec(None, np.int32(0),
-                 lambda history, seen, tokens, xp: history + 1),
+      _CODEC._replace(
+          empty_history=np.int32(0),
+          remember=lambda history, seen, tokens, xp: history + 1),
       max_steps=6, num_lanes=3)
   task_ids = np.array(lengths, np.int32)
   trajectory = jax.device_get(simulate(
