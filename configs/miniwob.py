@@ -2,9 +2,11 @@
 
   python experiments/run.py --config=configs/miniwob.py
 
-Measured on 2 busy cores, seed 0: greedy success over
-50 evaluation episodes a task was 42 % after the warm start, 49 % after 20
-rounds and 48 % after 40; a round took 10 to 20 s. All 60 rounds were never run.
+Expect, with seed 0, greedy success over 50 evaluation episodes a task to go
+from 48 % after the warm start to 92 %: 78 % after 40 rounds, 90 % after 80.
+Measured once: 32 minutes, evaluations included, on 2 cores shared with
+other work (load 15 to 20). The warm start is cut short on purpose: imitation
+alone gets further, see README.md.
 
 Variants: `:smoke`, a run in miniature, and one for each method, such as
 `:rloo` or `:step_no_resampling`.
@@ -21,15 +23,15 @@ def get_config(arg: str = ''):
     ValueError: for an unknown variant.
   """
   config = common.base_config()
-  config.num_rounds = 160
+  config.num_rounds = 120
   config.group_size = 8  # G: new episodes matter more than copies here
-  config.optimizer.learning_rate = 5e-4  # of a 0.2 M network
+  config.optimizer.learning_rate = 3e-4  # of a 0.2 M network
   config.optimizer.warmup_rounds = 1
-  config.optimizer.decay_rounds = 160  # of num_rounds: tasks settle together
+  config.optimizer.decay_rounds = 120  # of num_rounds: tasks settle together
   config.optimizer.max_grad_norm = 0.3  # a rare success is no jump
   config.optimizer.num_minibatches = 4
   config.policy.width = 64
-  config.warm_start.num_steps = 10  # few, so that most is left to learn
+  config.warm_start.num_steps = 11  # few, so that most is left to learn
   config.eval_every = 40
   if arg == 'smoke':
     config.num_rounds = 2
