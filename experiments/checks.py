@@ -65,6 +65,8 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     expect(field, 0 < _value(config, field) < math.inf, 'a number above 0')
   for field in _SHARES:
     expect(field, 0 <= _value(config, field) <= 1, 'from 0 to 1')
+  expect('env.tasks', all(isinstance(task, str) for task in config.env.tasks),
+         'a tuple of names')
   expect('threshold', 0 < config.threshold <= 1, 'above 0 and at most 1')
   rounds = config.optimizer.decay_rounds
   expect('optimizer.decay_rounds',

@@ -8,6 +8,7 @@ run equals an uninterrupted one wherever the environment is deterministic.
 from collections.abc import Callable, Sequence
 import functools
 import pathlib
+import shutil
 import signal
 import sys
 import threading
@@ -71,6 +72,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   if (workdir / 'config.json').exists():
     checks.check_same_config(workdir / 'config.json', config)
   setup = make_setup(config, worlds.make_world(config))
+  is_empty = not workdir.exists()
   try:
     workdir.mkdir(parents=True, exist_ok=True)
   except OSError as error:
@@ -92,9 +94,14 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       if state is None:
         state = _start(setup, collect, progress)
         checkpoints.save(0, state)
+      is_empty = False
       _run_rounds(setup, workdir, state, done, checkpoints, log, collect,
                   progress)
       _report(workdir, log, setup.world.tasks, progress)
+  except checks.UserError:
+    if is_empty:
+      shutil.rmtree(workdir)  # where the right command will go
+    raise
   finally:
     checkpoints.close()
 

@@ -270,7 +270,7 @@ _BAD = {  # name: (command, what the sentence says)
         'env.name'),
     'unknown task': (
         (*_RUN, _CONFIG, "--config.env.tasks=('press-1', 'fly')",
-         '--workdir=bad'), 'fly'),
+         '--workdir=worse'), 'fly'),
     'folder is a file': ((*_RUN, _CONFIG, '--workdir=file'), 'file'),
     'changed config': (
         (*_RUN, _CONFIG, '--workdir=changed', '--config.group_size=4'),
@@ -330,10 +330,11 @@ def test_a_mistake_is_told_in_one_sentence(mistakes, name):
 def test_a_mistake_leaves_nothing_behind(mistakes, place, environ):
   assert mistakes
   assert not (place / 'bad').exists()  # where the right command will go
+  assert not (place / 'worse').exists()
   assert not (place / 'runs').exists()
   assert not _left_over(environ)
 
 
 def test_a_run_without_a_folder_says_where_it_is(mistakes):
   output = mistakes['bad value without a folder'][1]
-  assert output.startswith('workdir: runs/fake_config-')
+  assert output.splitlines()[1].startswith('workdir: runs/fake_config-')
