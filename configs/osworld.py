@@ -29,19 +29,21 @@ def get_config(arg: str = ''):
   config.env.description = (
       'Desk, the embedded simulator; for OSWorld itself use '
       'configs/osworld.py:paper')
-  config.num_rounds = 200
-  config.optimizer.learning_rate = 3e-4  # of a 0.03 M network
-  config.optimizer.micro_batch_size = 64
+  config.num_rounds = 800
+  config.optimizer.learning_rate = 7e-4  # of a 0.06 M network
+  config.optimizer.decay_rounds = 800  # of num_rounds
+  config.optimizer.max_grad_norm = 0.3  # a rare success is no jump
+  config.optimizer.num_minibatches = 1  # of 16 different episodes or so
+  config.optimizer.micro_batch_size = 16
   config.policy.width = 32
   config.policy.num_layers = 2
   config.policy.num_heads = 4
-  config.policy.vocabulary = 256
   config.policy.acting_batch_size = 64
-  config.warm_start.num_steps = 120  # few: exploring needs entropy
+  config.warm_start.num_steps = 170  # few: exploring needs entropy
   config.warm_start.batch_size = 128
   config.warm_start.learning_rate = 3e-3
-  config.checkpoint_every = 10  # a round takes less than a second
-  config.eval_every = 20
+  config.checkpoint_every = 20  # a round takes less than a second
+  config.eval_every = 100
   config.eval_episodes = 8
   if arg in credit.METHODS:
     config.method = arg

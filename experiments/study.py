@@ -32,8 +32,8 @@ LEARNING_RATES = (3e-5, 1e-4, 3e-4, 1e-3)
 SWEEP_SEEDS = (100, 101)
 SEEDS = tuple(range(10))
 FEWER_SEEDS = SEEDS[:5]
-NUM_ROUNDS = 40  # 5 epochs of 128 tasks
-EVAL_EVERY = 8  # rounds: an epoch
+NUM_ROUNDS = 160  # 20 epochs of 128 tasks
+EVAL_EVERY = 20  # rounds
 GREEDY_EPISODES = 4  # a task, of all 369
 SAMPLED_EPISODES = 8  # a training task, at the training temperature
 LOW_THRESHOLDS = (0.6, 1.0)  # beside the 0.2 of `methods`
@@ -145,6 +145,7 @@ def _config(method: str, seed: int) -> Any:
   from configs import osworld
   config = osworld.get_config(method)
   config.seed = seed
+  config.optimizer.decay_rounds = NUM_ROUNDS
   return config
 
 
