@@ -12,7 +12,9 @@ from step_jax import rollout
 class RunProgress:
   """Bars with estimates of the time left, and a line a round.
 
-  A context manager; where the output is no terminal only the lines appear.
+  Of hundreds of rounds only about a hundred, and those that are evaluated, get
+  a line. A context manager; where the output is no terminal only the lines
+  appear.
   """
 
   def __init__(self, num_rounds: int, done: int):
@@ -28,6 +30,7 @@ class RunProgress:
     self._bars = rich_progress.Progress(
         *columns, console=self.console, speed_estimate_period=3600.,
         disable=not self.console.is_terminal)
+    self._line_every = max(1, num_rounds // 100)
     self._rounds = self._bars.add_task(
         'rounds', total=num_rounds, completed=done, note='')
     self._episodes = self._bars.add_task('', total=1, note='', visible=False)
@@ -57,6 +60,9 @@ class RunProgress:
   def round_done(self, row: dict[str, Any], num_tasks: int) -> None:
     """Prints a round's line and moves the upper bar."""
     self._bars.update(self._rounds, completed=row['round'] + 1)
+    if ('eval_success_rate' not in row
+        and (row['round'] + 1) % self._line_every):
+      return
     line = (
         f'round {row["round"]:3d}  success {100 * row["success_rate"]:3.0f} %  '
         f'tasks > 60 %: {row["tasks_above_60"]}/{num_tasks}  '

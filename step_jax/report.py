@@ -8,6 +8,8 @@ import matplotlib.figure
 from matplotlib import ticker
 import numpy as np
 
+_MAX_NAMES = 40  # tasks whose names fit beside the heat map
+
 
 def write_report(
     directory: pathlib.Path,
@@ -64,15 +66,20 @@ def _slots_per_task(
     rows: Sequence[dict[str, Any]], tasks: Sequence[str]
 ) -> matplotlib.figure.Figure:
   """A heat map of trajectory slots, tasks over rounds."""
+  is_named = len(tasks) <= _MAX_NAMES
   figure = matplotlib.figure.Figure(
-      figsize=(7, 1.5 + 0.22 * len(tasks)), layout='constrained')
+      figsize=(7, 1.5 + 0.22 * min(len(tasks), _MAX_NAMES)),
+      layout='constrained')
   axes = figure.subplots()
   slots = np.array([row['slots_per_task'] for row in rows]).T
   image = axes.imshow(
       slots, aspect='auto', cmap='viridis', interpolation='nearest',
       extent=(-0.5, slots.shape[1] - 0.5, len(tasks) - 0.5, -0.5))
   axes.set(xlabel='round', title='trajectory slots of each task')
-  axes.set_yticks(range(len(tasks)), tasks, fontsize=8)
+  if is_named:
+    axes.set_yticks(range(len(tasks)), tasks, fontsize=8)
+  else:
+    axes.set_ylabel('task')
   axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
   figure.colorbar(image, ax=axes)
   return figure
