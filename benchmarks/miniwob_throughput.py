@@ -37,23 +37,19 @@ _EPISODES = flags.DEFINE_integer('episodes', 160, 'episodes to play')
 class _Episodes(gymnasium.Wrapper):
   """Takes the next episode of its share at every reset."""
 
-  def __init__(self, env, index, count):
+  def __init__(self, env, index, count, episodes):
     super().__init__(env)
     self._jobs = itertools.cycle(
         (slot % len(env.tasks), slot) for slot in range(
-            index, _episode_count(), count))
+            index, episodes, count))
 
   def reset(self, *, seed=None, options=None):
     task_id, seed = next(self._jobs)
     return self.env.reset(seed=seed, options={'task_id': task_id})
 
 
-def _episode_count():
-  return _EPISODES.value if flags.FLAGS.is_parsed() else _EPISODES.default
-
-
-def _make(make_env, index, count):
-  return _Episodes(make_env(), index, count)
+def _make(make_env, index, count, episodes):
+  return _Episodes(make_env(), index, count, episodes)
 
 
 def _ours(setup, act):
@@ -74,7 +70,8 @@ def _ours(setup, act):
 def _theirs(setup, act):
   count = _WORKERS.value
   envs = gymnasium.vector.AsyncVectorEnv(
-      [functools.partial(_make, setup.world.make_env, index, count)
+      [functools.partial(_make, setup.world.make_env, index, count,
+                         _EPISODES.value)
        for index in range(count)], context='spawn',
       autoreset_mode=gymnasium.vector.AutoresetMode.NEXT_STEP)
   observations, _ = envs.reset()
