@@ -10,7 +10,7 @@ from step_jax import imitation
 from step_jax.policies import element
 from tests import examples
 
-SETTINGS = {'num_steps': 250, 'batch_size': 32, 'learning_rate': 4e-3}
+SETTINGS = {'num_steps': 500, 'batch_size': 32, 'learning_rate': 2e-3}
 
 
 def _lookup(seed, count):
