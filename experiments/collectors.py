@@ -73,7 +73,7 @@ def simulated(
     simulate = by_policy
     if player is None:
       simulate, player = by_expert, rollout.Player((), jax.random.key(0), 0.)
-    _, task_ids, seeds = np.array([job[:3] for job in jobs], np.int32).T
+    _, task_ids, seeds = np.array([job[:3] for job in sorted(jobs)], np.int32).T
     trajectory = simulate(
         player.rng_key, player.params, jnp.asarray(task_ids),
         jnp.asarray(seeds), temperature=player.temperature)

@@ -5,7 +5,7 @@ update, write down, save. Keys are re-derived from (seed, round), so a resumed
 run equals an uninterrupted one wherever the environment is deterministic.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import functools
 import pathlib
 import shutil
@@ -97,7 +97,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       is_empty = False
       _run_rounds(setup, workdir, state, done, checkpoints, log, collect,
                   progress)
-      _report(workdir, log, setup.world.tasks, progress)
+      _report(workdir, log, setup, progress)
   except checks.UserError:
     if is_empty:
       shutil.rmtree(workdir)  # where the right command will go
@@ -398,14 +398,16 @@ def _sampler(policy: base.Policy, temperature: float) -> Callable[..., Any]:
 
 
 def _report(
-    workdir: pathlib.Path, log: metrics.MetricsLog, tasks: Sequence[str],
+    workdir: pathlib.Path, log: metrics.MetricsLog, setup: Setup,
     progress: progress_lib.RunProgress) -> None:
   """The table per task and the pictures at the end of a run."""
   before, after = (
       metrics.read_json(workdir / f'{name}.json')
       for name in ('initial_evaluation', 'evaluation'))
   progress.console.print(evaluate_lib.make_table(before, after))
+  environment = setup.config.env
   paths = report.write_report(
-      workdir / 'report', log.rows, tasks,
+      workdir / 'report', log.rows, setup.world.tasks,
+      environment=environment.description or environment.name,
       initial_success_rate=evaluate_lib.success_rates(before).mean())
   progress.say('pictures: ' + ', '.join(str(path) for path in paths))

@@ -16,6 +16,7 @@ def write_report(
     rows: Sequence[dict[str, Any]],
     tasks: Sequence[str],
     *,
+    environment: str = '',
     initial_success_rate: float | None = None,
 ) -> list[pathlib.Path]:
   """Draws `learning_curve.png` and `slots_per_task.png`.
@@ -24,6 +25,7 @@ def write_report(
     directory: made if it is missing.
     rows: of metrics.jsonl, in order.
     tasks: N names.
+    environment: a line that says what it was.
     initial_success_rate: evaluated before the first round.
 
   Returns:
@@ -31,14 +33,15 @@ def write_report(
   """
   directory.mkdir(parents=True, exist_ok=True)
   curve = directory / 'learning_curve.png'
-  _learning_curve(rows, initial_success_rate).savefig(curve, dpi=120)
+  _learning_curve(rows, environment, initial_success_rate).savefig(
+      curve, dpi=120)
   slots = directory / 'slots_per_task.png'
   _slots_per_task(rows, tasks).savefig(slots, dpi=120)
   return [curve, slots]
 
 
 def _learning_curve(
-    rows: Sequence[dict[str, Any]], initial: float | None
+    rows: Sequence[dict[str, Any]], environment: str, initial: float | None
 ) -> matplotlib.figure.Figure:
   """Evaluations, beside the success among what was sampled."""
   figure = matplotlib.figure.Figure(figsize=(7, 4), layout='constrained')
@@ -57,6 +60,7 @@ def _learning_curve(
       color='tab:blue', label='evaluation, temperature 0')
   axes.set(xlabel='rounds of training', ylabel='success rate (%)',
            ylim=(0, 102))
+  axes.set_title(environment, fontsize=8)
   axes.legend(loc='lower right')
   axes.grid(alpha=0.3)
   return figure
