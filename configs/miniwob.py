@@ -8,7 +8,8 @@ Measured once: 32 minutes, evaluations included, on 2 cores shared with
 other work (load 15 to 20). The warm start is cut short on purpose: imitation
 alone gets further, see README.md.
 
-Variants: `:smoke`, a run in miniature, and one for each method, such as
+Variants: `:smoke`, a run in miniature (four tasks, 55 % to 75 % in a minute and a
+half), and one for each method, such as
 `:rloo` or `:step_no_resampling`.
 """
 
@@ -34,13 +35,13 @@ def get_config(arg: str = ''):
   config.warm_start.num_steps = 11  # few, so that most is left to learn
   config.eval_every = 40
   if arg == 'smoke':
-    config.num_rounds = 2
+    config.num_rounds = 10
     config.num_base_tasks = 4
-    config.group_size = 4
+    config.optimizer.learning_rate = 1e-3
     config.env.tasks = (
         'click-button', 'click-link', 'enter-text', 'click-dialog-2')
     config.warm_start.demonstrations = 5
-    config.warm_start.num_steps = 60
+    config.warm_start.num_steps = 8
     config.eval_episodes = 5
   elif arg in credit.METHODS:
     config.method = arg
