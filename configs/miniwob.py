@@ -8,9 +8,8 @@ Measured once: 32 minutes, evaluations included, on 2 cores shared with
 other work (load 15 to 20). The warm start is cut short on purpose: imitation
 alone gets further, see README.md.
 
-Variants: `:smoke`, a run in miniature (four tasks, 55 % to 75 % in a minute and a
-half), and one for each method, such as
-`:rloo` or `:step_no_resampling`.
+Variants: `:smoke`, a run in miniature (four tasks, 55 % to 75 % in a minute and
+a half), and one for each method, such as `:rloo` or `:step_no_resampling`.
 """
 
 from configs import common
