@@ -37,7 +37,7 @@ def base_config() -> ml_collections.ConfigDict:
   config.optimizer.micro_batch_size = 8  # responses computed at once
 
   config.env = ml_collections.ConfigDict()
-  config.env.name = 'miniwob'  # or 'package.module:EnvClass'
+  config.env.name = 'miniwob'  # 'desk', 'package.module:EnvClass'
   config.env.description = ''  # told in the first line of a run
   config.env.tasks = ()  # names; empty is the environment's training set
   config.env.num_workers = 4  # processes, one environment each

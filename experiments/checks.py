@@ -118,8 +118,8 @@ def load_attribute(path: str) -> Any:
     return getattr(importlib.import_module(module_name), name)
   except (ImportError, AttributeError, ValueError) as error:
     raise UserError(
-        f"expected env.name to be 'miniwob' or 'package.module:EnvClass', got "
-        f'{path!r} ({error})') from error
+        "expected env.name to be 'desk', 'miniwob' or "
+        f"'package.module:EnvClass', got {path!r} ({error})") from error
 
 
 def _value(config: ml_collections.ConfigDict, field: str) -> Any:

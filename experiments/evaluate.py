@@ -59,8 +59,10 @@ def evaluate(
       for slot in range(len(tasks) * episodes)]
   trajectory = collect(jobs, rollout.Player(
       params, jax.random.key(config.seed), config.eval_temperature)).trajectory
-  valid = np.reshape(trajectory.valid, (len(tasks), episodes))
-  solved = np.reshape(trajectory.successes, valid.shape) & valid
+  valid, successes = jax.device_get(
+      (trajectory.valid, trajectory.successes))
+  valid = valid.reshape(len(tasks), episodes)
+  solved = successes.reshape(valid.shape) & valid
   return {
       task: {
           'success_rate': solved[i].sum() / valid[i].sum()
@@ -118,8 +120,12 @@ def main(argv: Sequence[str]) -> int:
     path = pathlib.Path(flags.FLAGS.workdir)
     if not (path / 'config.json').exists():
       raise checks.UserError(f'there is no run in {path}: no config.json')
-    config = ml_collections.ConfigDict(
-        json.loads((path / 'config.json').read_text()))
+    try:
+      saved = json.loads((path / 'config.json').read_text())
+    except ValueError as error:
+      raise checks.UserError(
+          f'{path / "config.json"} is damaged ({error})') from error
+    config = ml_collections.ConfigDict(saved)
     evaluation = train.evaluate_run(
         config, path, split=flags.FLAGS.split, episodes=flags.FLAGS.episodes)
     console.print(make_table(None, evaluation))

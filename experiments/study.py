@@ -13,6 +13,7 @@ that is done is not done again, so each part can be interrupted and resumed.
 """
 
 import argparse
+from concurrent import futures
 import functools
 import itertools
 import json
@@ -91,11 +92,9 @@ def train_once(run: Run, workdir: pathlib.Path) -> None:
   """Trains and evaluates one run, and writes its numbers."""
   import jax.numpy as jnp
 
-  from experiments import collectors
   from experiments import train
 
-  setup, params = _setup(run, workdir)
-  collect = collectors.simulated(setup)
+  setup, params, collect = _setup(run, workdir)
   state = train.RunState(
       setup.learner.init(params), jnp.zeros(len(setup.world.tasks)))
   evaluations, rows = [], []
@@ -149,19 +148,20 @@ def _config(method: str, seed: int) -> Any:
   return config
 
 
-def _setup(run: Run, workdir: pathlib.Path) -> tuple[Any, Any]:
-  """The run's setup and the parameters from which every run begins.
+def _setup(run: Run, workdir: pathlib.Path) -> tuple[Any, Any, Any]:
+  """The run's setup, where every run begins, and the collector.
 
   What runs have in common is compiled once in a process.
   """
   from step_jax import credit
 
-  shared, params = _shared(workdir)
+  shared, params, collect = _shared(workdir)
   config = _config(run.method, run.seed)
   config.update_from_flattened_dict(dict(run.overrides))
   learner = _learner(workdir, config.optimizer.learning_rate)
   return shared._replace(
-      config=config, method=credit.METHODS[run.method], learner=learner), params
+      config=config, method=credit.METHODS[run.method],
+      learner=learner), params, collect
 
 
 @functools.cache
@@ -173,7 +173,7 @@ def _learner(workdir: pathlib.Path, learning_rate: float) -> Any:
 
 
 @functools.cache
-def _shared(workdir: pathlib.Path) -> tuple[Any, Any]:
+def _shared(workdir: pathlib.Path) -> tuple[Any, Any, Any]:
   import jax
 
   from experiments import collectors
@@ -187,13 +187,14 @@ def _shared(workdir: pathlib.Path) -> tuple[Any, Any]:
   everything = worlds.make_world(config, 'all')
   setup = train.make_setup(
       config, world._replace(simulator=everything.simulator))
+  collect = collectors.simulated(setup)
   os.environ['XDG_CACHE_HOME'] = str(workdir / 'cache')
   params = warm_start.warm_start(
       config, setup.world, setup.policy,
       setup.policy.init(jax.random.key(config.seed)),
-      functools.partial(collectors.simulated(setup), name=''),
+      functools.partial(collect, name=''),
       lambda line: None)
-  return setup, jax.device_get(params)
+  return setup, jax.device_get(params), collect
 
 
 def _num_all_tasks() -> int:
@@ -209,10 +210,6 @@ def _begin(counter: Any) -> None:
   os.sched_setaffinity(0, {cores[index % len(cores)]})
 
 
-def _do(run_and_workdir: tuple[Run, pathlib.Path]) -> None:
-  train_once(*run_and_workdir)
-
-
 def run_part(part: str, workdir: pathlib.Path, processes: int) -> None:
   """Does the runs of a part that are not done yet."""
   runs = plan(part, workdir)
@@ -220,14 +217,21 @@ def run_part(part: str, workdir: pathlib.Path, processes: int) -> None:
   os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(workdir / 'cache'))
   context = multiprocessing.get_context('spawn')
   counter = context.Value('i', 0)
-  with (context.Pool(processes, _begin, (counter,)) as pool,
+  with (futures.ProcessPoolExecutor(
+            processes, context, _begin, (counter,)) as pool,
         rich_progress.Progress(
             *rich_progress.Progress.get_default_columns(),
             rich_progress.MofNCompleteColumn()) as bars):
     bar = bars.add_task(part, total=len(runs),
                         completed=len(runs) - len(left))
-    for _ in pool.imap_unordered(_do, [(run, workdir) for run in left]):
-      bars.advance(bar)
+    try:
+      for done in futures.as_completed(
+          [pool.submit(train_once, run, workdir) for run in left]):
+        done.result()
+        bars.advance(bar)
+    except BaseException:
+      pool.shutdown(wait=False, cancel_futures=True)
+      raise
   if part == 'sweep':
     choose_learning_rates(workdir)
 

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 import json
 import pathlib
+import sys
 from typing import NamedTuple
 
 import matplotlib.figure
 import numpy as np
 
 from experiments import study
+from step_jax import credit
 
 _BASELINES = ('trajectory_grpo', 'step_grpo')
 _RESAMPLES = 10_000
@@ -95,9 +97,13 @@ def rounds_to_reach(curve: np.ndarray, level: float) -> float | None:
 
 
 def write(workdir: pathlib.Path) -> None:
-  """Writes `tables.md` and the figures of the parts that are done."""
+  """Writes `tables.md` and figures of `methods` and the other parts done."""
   methods = {name.split(',')[0]: results
              for name, results in load(workdir, 'methods').items()}
+  missing = set(credit.METHODS) - set(methods)
+  if missing:
+    sys.exit(f'runs of {", ".join(sorted(missing))} are missing; '
+             'run --part=methods first')
   thresholds, sampling = (
       load(workdir, part) for part in ('thresholds', 'sampling'))
   rates = json.loads((workdir / 'learning_rates.json').read_text())

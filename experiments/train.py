@@ -66,13 +66,15 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   Raises:
     UserError: for a mistake in the config or a missing program.
     RunError: if most trajectories are lost.
-    KeyboardInterrupt: interrupted; all completed rounds are saved.
+    KeyboardInterrupt: interrupted; completed rounds are saved, unless a second
+      signal came amid an update.
   """
   checks.check_config(config)
   if (workdir / 'config.json').exists():
     checks.check_same_config(workdir / 'config.json', config)
   setup = make_setup(config, worlds.make_world(config))
-  is_empty = not workdir.exists()
+  is_empty = not workdir.exists() or (
+      workdir.is_dir() and not any(workdir.iterdir()))
   try:
     workdir.mkdir(parents=True, exist_ok=True)
   except OSError as error:
@@ -271,8 +273,9 @@ def _run_rounds(
         row['eval_success_rate'] = rates.mean()
         row['eval_tasks_above_60'] = int((rates > 0.6).sum())
         metrics.write_json(workdir / 'evaluation.json', evaluation)
-    except KeyboardInterrupt:
-      checkpoints.save(round_index, state)
+    except (KeyboardInterrupt, checks.RunError):
+      if not state.learner.step.is_deleted():  # donated: amid the update
+        checkpoints.save(round_index, state)
       raise
     state = new_state
     row['compilations'] = compilations.count

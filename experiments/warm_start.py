@@ -14,7 +14,9 @@ import numpy as np
 from experiments import worlds
 from step_jax import imitation
 from step_jax import rollout
+from step_jax import simulation
 from step_jax import workers
+from step_jax.envs import base as envs_base
 from step_jax.policies import base
 from step_jax.policies import element
 
@@ -86,12 +88,13 @@ def _cache_path(
   sources = sorted(
       pathlib.Path(inspect.getfile(env_class)).parent.glob('*.py'))
   sources += [pathlib.Path(inspect.getfile(module))
-              for module in (imitation, element)]
+              for module in (
+                  envs_base, element, imitation, simulation, worlds)]
   digest = hashlib.sha256(repr((
       world.tasks, config.env.name, config.max_steps, config.seed,
       config.temperature,
       sorted(config.warm_start.items()), sorted(config.policy.items()),
-      jax.__version__)).encode())
+      jax.__version__, jax.default_backend())).encode())
   for source in sources:
     digest.update(source.read_bytes())
   root = pathlib.Path(

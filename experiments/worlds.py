@@ -77,7 +77,10 @@ def make_world(
       env_class, tasks=tasks, max_steps=config.max_steps)
   example = getattr(module, 'example', base.example)()
   make_simulator = getattr(module, 'make_simulator', None)
-  simulator = make_simulator and make_simulator(tasks, config.max_steps)
+  try:
+    simulator = make_simulator and make_simulator(tasks, config.max_steps)
+  except ValueError as error:
+    raise checks.UserError(str(error)) from error
   return World(tasks, make_env, example, simulator)
 
 

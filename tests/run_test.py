@@ -271,6 +271,9 @@ _BAD = {  # name: (command, what the sentence says)
     'unknown task': (
         (*_RUN, _CONFIG, "--config.env.tasks=('press-1', 'fly')",
          '--workdir=worse'), 'fly'),
+    'unknown task of Desk': (
+        (*_RUN, f'--config={_ROOT / "configs" / "osworld.py"}',
+         "--config.env.tasks=('fly',)", '--workdir=bad'), 'fly'),
     'folder is a file': ((*_RUN, _CONFIG, '--workdir=file'), 'file'),
     'changed config': (
         (*_RUN, _CONFIG, '--workdir=changed', '--config.group_size=4'),
