@@ -82,6 +82,19 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     expect('group_size', config.group_size >= 2, 'at least 2')
 
 
+def read_config(path: pathlib.Path) -> dict[str, Any]:
+  """Reads a run's config.json.
+
+  Raises:
+    UserError: if it is damaged.
+  """
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise UserError(
+        f'{path} is damaged ({error}); use another --workdir') from error
+
+
 def check_same_config(
     path: pathlib.Path, config: ml_collections.ConfigDict) -> None:
   """Refuses to resume a run under another config.
@@ -89,11 +102,7 @@ def check_same_config(
   Raises:
     UserError: naming the fields that differ.
   """
-  try:
-    saved = _flatten(json.loads(path.read_text()))
-  except ValueError as error:
-    raise UserError(
-        f'{path} is damaged ({error}); use another --workdir') from error
+  saved = _flatten(read_config(path))
   given = _flatten(json.loads(config.to_json()))
   different = sorted(
       name for name in saved.keys() | given.keys()

@@ -8,7 +8,6 @@ another split than the training tasks.
 """
 
 from collections.abc import Callable, Sequence
-import json
 import pathlib
 import sys
 from typing import Any
@@ -54,21 +53,37 @@ def evaluate(
     `{task: {'success_rate', 'episodes'}}`; lost episodes are not counted, and
     a task all of whose episodes were lost has success rate None.
   """
-  jobs = [
-      workers.Job(slot, slot // episodes, worlds.eval_seed(slot % episodes))
-      for slot in range(len(tasks) * episodes)]
-  trajectory = collect(jobs, rollout.Player(
-      params, jax.random.key(config.seed), config.eval_temperature)).trajectory
-  valid, successes = jax.device_get(
-      (trajectory.valid, trajectory.successes))
-  valid = valid.reshape(len(tasks), episodes)
-  solved = successes.reshape(valid.shape) & valid
+  solved, valid = play(len(tasks), rollout.Player(
+      params, jax.random.key(config.seed), config.eval_temperature),
+      collect, episodes=episodes)
   return {
       task: {
           'success_rate': solved[i].sum() / valid[i].sum()
           if valid[i].any() else None,
           'episodes': int(valid[i].sum()),
       } for i, task in enumerate(tasks)}
+
+
+def play(
+    num_tasks: int,
+    player: rollout.Player,
+    collect: Callable[..., rollout.Collection],
+    *,
+    episodes: int,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Plays the evaluation episodes of tasks 0 .. num_tasks - 1.
+
+  Returns:
+    `(solved, valid)`, bool `[num_tasks, episodes]`; lost episodes are neither.
+  """
+  jobs = [
+      workers.Job(slot, slot // episodes, worlds.eval_seed(slot % episodes))
+      for slot in range(num_tasks * episodes)]
+  trajectory = collect(jobs, player).trajectory
+  valid, successes = jax.device_get(
+      (trajectory.valid, trajectory.successes))
+  valid = valid.reshape(num_tasks, episodes)
+  return successes.reshape(valid.shape) & valid, valid
 
 
 def success_rates(evaluation: Evaluation) -> np.ndarray:
@@ -120,12 +135,8 @@ def main(argv: Sequence[str]) -> int:
     path = pathlib.Path(flags.FLAGS.workdir)
     if not (path / 'config.json').exists():
       raise checks.UserError(f'there is no run in {path}: no config.json')
-    try:
-      saved = json.loads((path / 'config.json').read_text())
-    except ValueError as error:
-      raise checks.UserError(
-          f'{path / "config.json"} is damaged ({error})') from error
-    config = ml_collections.ConfigDict(saved)
+    config = ml_collections.ConfigDict(
+        checks.read_config(path / 'config.json'))
     evaluation = train.evaluate_run(
         config, path, split=flags.FLAGS.split, episodes=flags.FLAGS.episodes)
     console.print(make_table(None, evaluation))

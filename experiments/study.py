@@ -123,16 +123,15 @@ def _evaluate(setup: Any, params: Any, collect: Any) -> tuple[Any, Any]:
   """Greedy success of all 369 tasks, sampled success of the training tasks."""
   import jax
 
-  from experiments import worlds
+  from experiments import evaluate
   from step_jax import rollout
-  from step_jax import workers
 
   def success(num_tasks, episodes, temperature):
-    jobs = [workers.Job(i, i // episodes, worlds.eval_seed(i % episodes))
-            for i in range(num_tasks * episodes)]
     player = rollout.Player(params, jax.random.key(0), temperature)
-    successes = collect(jobs, player, name='').trajectory.successes
-    return np.reshape(successes, (num_tasks, episodes)).mean(axis=1)
+    solved, _ = evaluate.play(
+        num_tasks, player, functools.partial(collect, name=''),
+        episodes=episodes)
+    return solved.mean(axis=1)
 
   return (
       success(_num_all_tasks(), GREEDY_EPISODES, setup.config.eval_temperature),

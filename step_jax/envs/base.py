@@ -22,6 +22,7 @@ import string
 from typing import Any, NamedTuple
 import zlib
 
+import gymnasium
 from gymnasium import spaces
 import numpy as np
 
@@ -195,6 +196,31 @@ def parse_action(action: Any, screen: Screen) -> tuple[str, int, int] | None:
 def make_action(verb: str, target: int = 0, word: int = 0) -> np.ndarray:
   """Returns the action tokens [3] int64 of a verb and its arguments."""
   return np.array([VERBS.index(verb), target, word], np.int64)
+
+
+def choose_episode(
+    env: gymnasium.Env, seed: int | None, options: dict[str, Any]
+) -> tuple[int, int]:
+  """Seed and task id of a reset, drawn or derived where they are not given.
+
+  Args:
+    env: has `tasks`; its own `reset` has been called with the seed.
+    seed: None draws one from the environment's generator.
+    options: of the reset; without 'task_id' it is the seed modulo the tasks.
+
+  Returns:
+    `(seed, task_id)`.
+
+  Raises:
+    ValueError: for a task id that is out of range.
+  """
+  if seed is None:
+    seed = int(env.np_random.integers(2**31))
+  num_tasks = len(env.get_wrapper_attr('tasks'))
+  task_id = options.get('task_id', seed % num_tasks)
+  if not 0 <= task_id < num_tasks:
+    raise ValueError(f'expected a task_id below {num_tasks}, got {task_id}')
+  return seed, task_id
 
 
 def observation_space() -> spaces.Dict:

@@ -57,7 +57,6 @@ HELD_OUT_TASKS = (
 _WIDTH, _HEIGHT = 160, 210  # pixels of a task
 _WINDOW_WIDTH = 500  # the score board stands beside the task
 _SCROLL = 100  # pixels
-_MAX_SEED = 2**31
 
 
 def check_requirements() -> None:
@@ -126,12 +125,7 @@ class MiniWobEnv(gymnasium.Env):
             ) -> tuple[base.Observation, dict[str, Any]]:
     super().reset(seed=seed)
     options = options or {}
-    if seed is None:
-      seed = int(self.np_random.integers(_MAX_SEED))
-    task_id = options.get('task_id', seed % len(self.tasks))
-    if not 0 <= task_id < len(self.tasks):
-      raise ValueError(
-          f'expected a task_id below {len(self.tasks)}, got {task_id}')
+    seed, task_id = base.choose_episode(self, seed, options)
     self._task = self.tasks[task_id]
     self._expert = bool(options.get('expert', False))
     if self._expert and self._task not in miniwob_solvers.SOLVERS:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from step_jax import simulation
+from step_jax.envs import base
 from step_jax.envs.desk import draw
 from step_jax.envs.desk import simulator
 from step_jax.envs.desk import tasks as tasks_lib
@@ -90,12 +91,7 @@ class DeskEnv(gymnasium.Env):
             options: dict[str, Any] | None = None):
     super().reset(seed=seed)
     options = options or {}
-    if seed is None:
-      seed = int(self.np_random.integers(2**31))
-    task_id = options.get('task_id', seed % len(self.tasks))
-    if not 0 <= task_id < len(self.tasks):
-      raise ValueError(
-          f'expected a task_id below {len(self.tasks)}, got {task_id}')
+    seed, task_id = base.choose_episode(self, seed, options)
     self._expert = bool(options.get('expert', False))
     self._state, self._observation = jax.device_get(
         _reset(jax.random.key(seed), self._numbers[task_id]))
