@@ -1,11 +1,12 @@
-"""What a phone's screenshot costs: encoding, transport, decoding, downscaling.
+"""What a step costs: a screenshot's way, and the policy that looks at it.
 
   python benchmarks/androidworld_transport.py [--height=2400] [--width=1080]
 
 A server of loopback sends one screenshot, smooth with some noise, as
 AndroidWorld's does. Each reader runs in a process of its own, which tells the
 seconds of each part (medians), the most memory above what it had before, and
-what is left of that after all the repeats.
+what is left of that after all the repeats. The policy acts on four pictures at
+a time, as `configs/androidworld.py` has it.
 """
 
 import functools
@@ -23,10 +24,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from absl import app  # noqa: E402
 from absl import flags  # noqa: E402
+import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
+from configs import androidworld as config_lib  # noqa: E402
 from step_jax.envs import androidworld_client  # noqa: E402
 from step_jax.envs import androidworld_tokens  # noqa: E402
+from step_jax.policies import grid  # noqa: E402
 
 _HEIGHT = flags.DEFINE_integer('height', 2400, 'pixels', lower_bound=1)
 _WIDTH = flags.DEFINE_integer('width', 1080, 'pixels', lower_bound=1)
@@ -97,6 +101,25 @@ def _read(address, by_json, repeats, results):
       _memory('VmHWM') - before, _memory('VmRSS') - before))
 
 
+def _act(repeats):
+  """Seconds of a policy call, and its rows."""
+  options = config_lib.get_config().policy
+  rows = options.acting_batch_size
+  screen = androidworld_tokens.example() | {'history': grid.empty_history()}
+  policy = grid.make_policy(
+      screen, width=options.width, num_layers=options.num_layers,
+      num_heads=options.num_heads, vocabulary=options.vocabulary)
+  params = policy.init(jax.random.key(0))
+  keys = jax.random.split(jax.random.key(1), rows)
+  batch = jax.tree.map(lambda x: np.repeat(x[None], rows, axis=0), screen)
+  seconds = []
+  for _ in range(repeats + 1):  # the first compiles
+    start = time.perf_counter()
+    jax.device_get(policy.sample(params, keys, batch, temperature=.7))
+    seconds.append(time.perf_counter() - start)
+  return statistics.median(seconds[1:]), rows
+
+
 def main(argv):
   del argv
   screen = _screen(_HEIGHT.value, _WIDTH.value)
@@ -124,6 +147,8 @@ def main(argv):
                       for part, value in seconds.items())
     print(f'{name:24} {parts}; at most {peak:.0f} MiB, {left:.0f} MiB stay')
   server.shutdown()
+  seconds, rows = _act(_REPEATS.value)
+  print(f'{"the policy":24} {seconds:.4f} s for {rows} steps')
 
 
 if __name__ == '__main__':

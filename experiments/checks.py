@@ -76,8 +76,9 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   expect('optimizer.decay_rounds',
          rounds == 0 or rounds > config.optimizer.warmup_rounds,
          '0 or above optimizer.warmup_rounds')
-  expect('policy.name', config.policy.name == 'element',
-         "'element' (a vision-language policy is not in this version)")
+  expect('policy.name', config.policy.name in ('element', 'grid'),
+         "'element' or 'grid' (a vision-language policy is not in this "
+         'version)')
   expect('policy.num_heads', config.policy.width % config.policy.num_heads
          == 0, 'a divisor of policy.width')
   method = credit.METHODS[config.method]
@@ -132,8 +133,15 @@ def load_attribute(path: str) -> Any:
   try:
     return getattr(importlib.import_module(module_name), name)
   except (ImportError, AttributeError, ValueError) as error:
+    missing = getattr(error, 'name', None) or module_name.partition('.')[0]
+    if isinstance(error, ModuleNotFoundError) and not (
+        f'{module_name}.'.startswith(f'{missing}.')):
+      raise UserError(
+          f'{path} needs the Python package {missing}, which is not installed; '
+          "try pip install -e '.[androidworld,miniwob,osworld]'") from error
     raise UserError(
-        "expected env.name to be 'desk', 'miniwob', 'osworld' or "
+        "expected env.name to be 'androidworld', 'desk', 'miniwob', "
+        "'osworld' or "
         f"'package.module:EnvClass', got {path!r} ({error})") from error
 
 

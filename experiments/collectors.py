@@ -14,7 +14,6 @@ from experiments import worlds
 from step_jax import rollout
 from step_jax import simulation
 from step_jax import workers
-from step_jax.policies import element
 
 # (jobs, player, name) -> Collection; no player is the expert.
 Collector = Callable[..., rollout.Collection]
@@ -51,7 +50,7 @@ def _in_processes(
     try:
       return rollout.collect(
           pool, jobs, act, example=setup.world.example, codec=setup.codec,
-          num_tokens=element.NUM_TOKENS, max_steps=setup.config.max_steps,
+          num_tokens=setup.codec.num_tokens, max_steps=setup.config.max_steps,
           should_stop=should_stop, on_progress=progress.episodes(name))
     except workers.WorkerStartError as error:
       raise checks.UserError(str(error)) from error

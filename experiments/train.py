@@ -24,6 +24,7 @@ import optax
 from experiments import checks
 from experiments import collectors
 from experiments import evaluate as evaluate_lib
+from experiments import policies
 from experiments import progress as progress_lib
 from experiments import redrawing
 from experiments import warm_start
@@ -37,7 +38,6 @@ from step_jax import rollout
 from step_jax import types
 from step_jax import workers
 from step_jax.policies import base
-from step_jax.policies import element
 
 
 class Setup(NamedTuple):
@@ -132,11 +132,7 @@ def evaluate_run(
 def make_setup(
     config: ml_collections.ConfigDict, world: worlds.World) -> Setup:
   """Builds the policy, the optimiser and the learner."""
-  codec = element.make_codec(world.example['element_text'].shape[-1])
-  policy = element.make_policy(
-      world.example | {'history': codec.empty_history},
-      width=config.policy.width, num_layers=config.policy.num_layers,
-      num_heads=config.policy.num_heads, vocabulary=config.policy.vocabulary)
+  policy, codec = policies.make_policy(config, world)
   return Setup(config, world, credit.METHODS[config.method], policy, codec,
                make_learner(config, policy))
 

@@ -7,10 +7,12 @@ import os
 import pathlib
 from typing import Any
 
+import gymnasium
 import jax
 import ml_collections
 import numpy as np
 
+from experiments import policies
 from experiments import worlds
 from step_jax import imitation
 from step_jax import rollout
@@ -18,7 +20,6 @@ from step_jax import simulation
 from step_jax import workers
 from step_jax.envs import base as envs_base
 from step_jax.policies import base
-from step_jax.policies import element
 
 _DEMONSTRATIONS = 2**32 - 1  # in the place of a round in seeds
 
@@ -85,14 +86,21 @@ def _cache_path(
     config: ml_collections.ConfigDict, world: worlds.World) -> pathlib.Path:
   """Named by all that the result depends on: settings and source code."""
   env_class = world.make_env.func  # type: ignore[attr-defined]
-  sources = sorted(
-      pathlib.Path(inspect.getfile(env_class)).parent.glob('*.py'))
+  folders = {  # of the environment, of what it derives from, of policies
+      pathlib.Path(inspect.getfile(part)).parent for part in (
+          base, *(parent for parent in env_class.__mro__
+                  if issubclass(parent, gymnasium.Env)
+                  and parent is not gymnasium.Env))}
+  sources = [path for folder in sorted(folders)
+             for path in sorted(folder.glob('*.py'))]
   sources += [pathlib.Path(inspect.getfile(module))
-              for module in (
-                  envs_base, element, imitation, simulation, worlds)]
+              for module in (envs_base, imitation, policies, simulation,
+                             worlds)]
   digest = hashlib.sha256(repr((
       world.tasks, config.env.name, config.max_steps, config.seed,
-      config.temperature,
+      config.temperature, sorted(
+          (name, value) for name, value in config.env.arguments.items()
+          if name != 'addresses'),
       sorted(config.warm_start.items()), sorted(config.policy.items()),
       jax.__version__, jax.default_backend())).encode())
   for source in sources:

@@ -17,6 +17,7 @@ from step_jax import workers
 from step_jax.envs import base
 
 _ALIASES = {
+    'androidworld': 'step_jax.envs.androidworld:AndroidWorldEnv',
     'desk': 'step_jax.envs.desk.env:DeskEnv',
     'miniwob': 'step_jax.envs.miniwob:MiniWobEnv',
     'osworld': 'step_jax.envs.osworld.env:OSWorldEnv',
@@ -37,7 +38,7 @@ def make_world(
     config: ml_collections.ConfigDict, split: str = 'train') -> World:
   """Returns the world of a config.
 
-  `env.name` names a `gymnasium.Env` that yields element observations and takes
+  `env.name` names a `gymnasium.Env` that yields what a policy reads and takes
   `tasks`, `max_steps` and what `env.arguments` holds; its module lists
   TRAIN_TASKS and HELD_OUT_TASKS, or finds task files with
   `find_tasks(env.tasks, split)`. It may have `example`, which takes the same

@@ -98,8 +98,8 @@ def test_an_unknown_variant_is_refused(path):
 @_each
 def test_tasks_are_those_of_the_environment(path, arg, monkeypatch):
   config = _module(path).get_config(arg)
-  module = importlib.import_module(
-      worlds._ALIASES[config.env.name].partition(':')[0])
+  name = worlds._ALIASES.get(config.env.name, config.env.name)
+  module = importlib.import_module(name.partition(':')[0])
   monkeypatch.setattr(
       module, 'check_requirements', lambda: None, raising=False)
   if hasattr(module, 'TRAIN_TASKS'):

@@ -1,10 +1,14 @@
 """Tests of task order, seeds and the environments that configs name."""
+import importlib.util
+
 import gymnasium
 import numpy as np
 import pytest
 
+from configs import androidworld as androidworld_config
 from experiments import checks
 from experiments import worlds
+from step_jax.envs import androidworld_tokens
 from step_jax.envs import base
 from tests import fake_config
 
@@ -103,6 +107,43 @@ def test_an_unknown_environment_is_a_user_mistake(name):
   with pytest.raises(checks.UserError, match='env.name') as caught:
     worlds.make_world(config)
   assert '\n' not in str(caught.value)
+
+
+def test_a_missing_package_is_named(monkeypatch, tmp_path):
+  (tmp_path / 'needing.py').write_text('import no_such_package.of_ours\n')
+  monkeypatch.syspath_prepend(tmp_path)
+  config = fake_config.get_config()
+  config.env.name = 'needing:Env'
+  with pytest.raises(checks.UserError, match=(
+      'needing:Env needs the Python package no_such_package, .*pip install')):
+    worlds.make_world(config)
+
+
+def test_androidworld_trains_on_43_of_116_tasks():
+  config = androidworld_config.get_config()
+  splits = [worlds.make_world(config, split).tasks
+            for split in ('train', 'held_out', 'all')]
+  assert [len(tasks) for tasks in splits] == [43, 73, 116]
+  assert set(splits[0]) | set(splits[1]) == set(splits[2])
+  example = worlds.make_world(config).example
+  assert androidworld_tokens.observation_space().contains(example)
+
+
+def test_the_size_of_pictures_is_that_of_the_config():
+  config = androidworld_config.get_config()
+  with config.unlocked():
+    config.env.arguments.picture_size = (160, 72)
+  assert worlds.make_world(config).example['picture'].shape == (160, 72, 3)
+
+
+@pytest.mark.parametrize('lacking', ['fastapi', 'uvicorn'])
+def test_what_the_fake_phone_needs_is_named(monkeypatch, lacking):
+  find_spec = importlib.util.find_spec
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: (
+      None if name == lacking else find_spec(name)))
+  with pytest.raises(checks.UserError, match=(
+      rf"needs {lacking}; install with pip install -e '\.\[androidworld,test")):
+    worlds.make_world(androidworld_config.get_config('fake_phone'))
 
 
 def test_a_task_given_twice_is_a_user_mistake():

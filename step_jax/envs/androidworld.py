@@ -26,9 +26,21 @@ from step_jax.envs import base
 from step_jax.envs import json_action
 from step_jax.envs import leases
 
+# STEP does not name its 43 tasks; these are the draw of seed 0.
+TRAIN_TASKS = androidworld_tasks.training_split()
+HELD_OUT_TASKS = tuple(
+    task for task in androidworld_tasks.TASKS if task not in TRAIN_TASKS)
+
 Solver = Callable[[str, str], Sequence[actions.Action]]
 
 _TEAR_DOWN_SECONDS = 10.0  # after a failure, of a phone that may be gone
+
+
+def example(
+    picture_size: tuple[int, int] = tokens_lib.PICTURE_SIZE, **_: Any
+) -> tokens_lib.Observation:
+  """An empty screen, for shapes; takes the arguments of `AndroidWorldEnv`."""
+  return tokens_lib.example(picture_size)
 
 
 class AndroidWorldEnv(gymnasium.Env):
@@ -45,7 +57,7 @@ class AndroidWorldEnv(gymnasium.Env):
   nobody has; it is free again when the process ends.
 
   Args:
-    tasks: names of task types, by default a draw of 43 of the 116.
+    tasks: names of task types, by default TRAIN_TASKS, 43 of the 116.
     max_steps: T, after which an episode is truncated, and scored.
     addresses: of AndroidWorld's servers, such as 'http://10.0.0.1:5000'.
     picture_size: (height, width) of the observation's picture.
@@ -78,7 +90,7 @@ class AndroidWorldEnv(gymnasium.Env):
       raise ValueError(
           'expected max_steps, picture_size and grid of at least 1, got '
           f'{max_steps}, {picture_size} and {grid}')
-    tasks = androidworld_tasks.training_split() if tasks is None else tasks
+    tasks = TRAIN_TASKS if tasks is None else tasks
     if isinstance(tasks, str) or not tasks:
       raise ValueError(f'expected a sequence of task names, got {tasks!r}')
     self.tasks = tuple(tasks)

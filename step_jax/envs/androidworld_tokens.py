@@ -20,15 +20,16 @@ from PIL import Image
 from step_jax.envs import actions
 from step_jax.envs import base
 from step_jax.envs import json_action
+from step_jax.policies import grid as grid_policy
 
-VERBS = ('click', 'long_press', 'type', 'scroll_up', 'scroll_down', 'back',
-         'home', 'done')
-USES_CELL = (True, True, False, False, False, False, False, False)
-USES_WORD = (False, False, True, False, False, False, False, False)
+VERBS = grid_policy.VERBS  # V
+USES_CELL, USES_WORD = (
+    tuple(uses.tolist())
+    for uses in (grid_policy.USES_CELL, grid_policy.USES_WORD))
 
-# That of a phone, 20 : 9, so that a cell is a square of four by four pixels.
+# That of a phone, so that a cell is a square of four by four pixels.
 PICTURE_SIZE = (80, 36)  # H, w
-GRID = (20, 9)  # rows, columns
+GRID = grid_policy.GRID  # rows, columns
 
 Observation = dict[str, np.ndarray]
 

@@ -81,7 +81,7 @@ def lease(addresses: Sequence[str], *, name: str,
         taken.close()
         raise
     if reasons:
-      raise error(reasons[0])
+      raise error('; '.join(reasons))
     if time.monotonic() > deadline:
       raise error(
           f'expected one of {len(addresses)} {name} to be free, got none: use '

@@ -74,3 +74,4 @@ class Codec(NamedTuple):
   empty_history: Any  # numpy array, history at the first step
   remember: RememberFn
   state: StateFn
+  num_tokens: int  # L

@@ -16,26 +16,25 @@ Observation (W words, E elements, V verbs), dictionary of arrays:
 Words and types are non-zero hashes, 0 is padding.
 """
 
-import functools
 from typing import Any
 
 import chex
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from step_jax.policies import base
+from step_jax.policies import pointer
 
 VERBS = ('click', 'type', 'scroll_up', 'scroll_down', 'back', 'done', 'fail')
 USES_ELEMENT = np.array([verb in ('click', 'type') for verb in VERBS])
 USES_WORD = np.array([verb == 'type' for verb in VERBS])
-NUM_TOKENS = 3
-HISTORY_LENGTH = 3  # t_r
+NUM_TOKENS = pointer.NUM_TOKENS
+HISTORY_LENGTH = pointer.HISTORY_LENGTH
 
-_ILLEGAL = -1e9
+_USES = np.stack(
+    [np.ones(len(VERBS), bool), USES_ELEMENT, USES_WORD], axis=1)  # [V, L]
 _MAX_OFFSET = 4
-_WORD_SCALE = 0.01
 _ELEMENT = 1  # kinds of tokens: 0 word, 1 element, 2 past action, 3 summary
 
 
@@ -47,10 +46,7 @@ class ElementNetwork(nn.Module):
   vocabulary: int
 
   def setup(self):
-    # Small, so that a word never seen before is no noise.
-    self.words = nn.Embed(
-        self.vocabulary, self.width,
-        embedding_init=nn.initializers.normal(_WORD_SCALE))
+    self.words = pointer.make_word_table(self.vocabulary, self.width)
     self.kinds = nn.Embed(4, self.width)
     self.past_verbs = nn.Embed(len(VERBS) + 1, self.width)
     self.past_age = nn.Embed(HISTORY_LENGTH, self.width)
@@ -60,7 +56,8 @@ class ElementNetwork(nn.Module):
         2 * (2 * _MAX_OFFSET + 1) + 1, self.num_layers * self.num_heads)
     self.relations = nn.Dense(self.num_layers * self.num_heads)
     self.layers = [
-        _Layer(self.width, self.num_heads) for _ in range(self.num_layers)]
+        pointer.AttentionLayer(self.width, self.num_heads)
+        for _ in range(self.num_layers)]
     self.norm = nn.LayerNorm()
     self.verb_head = nn.Dense(len(VERBS))
     self.element_head = nn.Sequential(
@@ -74,7 +71,7 @@ class ElementNetwork(nn.Module):
     """Touches every head, for initialisation."""
     encoded = self.encode(observation)
     zero = jnp.zeros((), jnp.int32)
-    return (self.verb_logits(encoded), self.element_logits(encoded, zero),
+    return (self.verb_logits(encoded), self.target_logits(encoded, zero),
             self.word_logits(encoded, zero))
 
   def encode(self, observation):
@@ -85,9 +82,10 @@ class ElementNetwork(nn.Module):
     kinds = _token_kinds(num_words, num_elements)
     pairs = _pair_features(observation, kinds)
     tokens = jnp.concatenate([
-        self._embed(words[:, None]),
+        pointer.embed_words(self.words, words[:, None]),
         self._embed_elements(observation),
-        self._embed(history[:, 1:]) + self.past_verbs(history[:, 0])
+        pointer.embed_words(self.words, history[:, 1:])
+        + self.past_verbs(history[:, 0])
         + self.past_age(jnp.arange(HISTORY_LENGTH)),
         jnp.zeros((1, self.width)),
     ]) + self.kinds(kinds) + self.found(_found_features(pairs, kinds))
@@ -95,7 +93,7 @@ class ElementNetwork(nn.Module):
         [words > 0, types > 0, history[:, 0] > 0, jnp.ones(1, bool)])
 
     bias = self.offsets(_offset_buckets(kinds)) + self.relations(pairs)
-    bias = jnp.where(valid[None, :, None], bias, _ILLEGAL)
+    bias = jnp.where(valid[None, :, None], bias, pointer.ILLEGAL)
     bias = bias.reshape(bias.shape[:2] + (self.num_layers, self.num_heads))
     for index, layer in enumerate(self.layers):
       tokens = layer(tokens, bias[:, :, index])
@@ -107,7 +105,7 @@ class ElementNetwork(nn.Module):
     """`[V]`."""
     return self.verb_head(encoded[2])
 
-  def element_logits(self, encoded, verb):
+  def target_logits(self, encoded, verb):
     """`[E]` given a verb."""
     _, elements, summary = encoded
     query = self.element_query(summary) / np.sqrt(self.width)
@@ -119,11 +117,6 @@ class ElementNetwork(nn.Module):
     query = self.word_query(elements[element]) / np.sqrt(self.width)
     return self.word_head(words)[:, 0] + words @ query
 
-  def _embed(self, ids):
-    """Sum of the embeddings of hashed words: `[..., n]` -> `[..., D]`."""
-    embedded = self.words(jnp.where(ids > 0, ids % self.vocabulary, 0))
-    return jnp.sum(jnp.where((ids > 0)[..., None], embedded, 0), axis=-2)
-
   def _embed_elements(self, observation):
     ids = jnp.concatenate([
         observation['element_type'][:, None], observation['element_text'],
@@ -131,26 +124,7 @@ class ElementNetwork(nn.Module):
     look = jnp.concatenate([
         observation['element_flags'].astype(jnp.float32),
         observation['element_box']], axis=-1)
-    return self._embed(ids) + self.look(look)
-
-
-class _Layer(nn.Module):
-  """Pre-norm attention with a given bias `[N, N, heads]`, then an MLP."""
-  width: int
-  num_heads: int
-
-  @nn.compact
-  def __call__(self, tokens, bias):
-    heads = (self.num_heads, self.width // self.num_heads)
-    normed = nn.LayerNorm()(tokens)
-    query, key, value = jnp.split(
-        nn.DenseGeneral((3,) + heads)(normed), 3, axis=1)
-    scores = jnp.einsum('nhd,mhd->nmh', query[:, 0], key[:, 0])
-    weights = jax.nn.softmax(scores / np.sqrt(heads[1]) + bias, axis=1)
-    mixed = jnp.einsum('nmh,mhd->nhd', weights, value[:, 0])
-    tokens += nn.DenseGeneral(self.width, axis=(-2, -1))(mixed)
-    hidden = nn.gelu(nn.Dense(2 * self.width)(nn.LayerNorm()(tokens)))
-    return tokens + nn.Dense(self.width)(hidden)
+    return pointer.embed_words(self.words, ids) + self.look(look)
 
 
 def _token_kinds(num_words: int, num_elements: int) -> np.ndarray:
@@ -239,85 +213,16 @@ def make_policy(
     raise ValueError(
         f'expected num_heads to divide width, got {num_heads} and {width}')
   network = ElementNetwork(width, num_layers, num_heads, vocabulary)
-  example = jax.tree.map(jnp.asarray, example)
-
-  def init(rng_key):
-    return network.init(rng_key, example)
-
-  @functools.partial(jax.jit, static_argnames='temperature')
-  def sample(params, rng_keys, observation, *, temperature):
-    return jax.vmap(
-        lambda key, row: _sample_row(network, params, key, row, temperature))(
-            rng_keys, observation)
-
-  @functools.partial(jax.jit, static_argnames='temperature')
-  def log_prob(params, observation, tokens, *, temperature):
-    return jax.vmap(
-        lambda row, token: _score_row(
-            network, params, row, token, temperature))(observation, tokens)
-
-  return base.Policy(init, sample, log_prob)
+  return pointer.make_policy(network, example, uses=_USES, legal=_legal)
 
 
-def _sample_row(network, params, rng_key, observation, temperature):
-  """Draws the three tokens of one row, each given those before it."""
-  encoded = network.apply(params, observation, method='encode')
-  keys = jax.random.split(rng_key, NUM_TOKENS)
-  tokens: list[chex.Array] = []
-  for position, key in enumerate(keys):
-    logits = _log_softmax(
-        network, params, encoded, observation, tokens, temperature)
-    drawn = (jnp.argmax(logits) if temperature == 0
-             else jax.random.categorical(key, logits))
-    used = _token_mask(tokens[0] if tokens else drawn)[position]
-    tokens.append(jnp.where(used, drawn, 0).astype(jnp.int32))
-  token = jnp.stack(tokens)
-  log_probs, _ = _score(
-      network, params, encoded, observation, token, temperature)
-  return base.ActionSample(token, log_probs, _token_mask(token[0]))
-
-
-def _score_row(network, params, observation, token, temperature):
-  encoded = network.apply(params, observation, method='encode')
-  return _score(network, params, encoded, observation, token, temperature)
-
-
-def _score(network, params, encoded, observation, token, temperature):
-  """Log-probs and entropies `[L]` of one row's tokens."""
-  log_probs, entropies = [], []
-  for position in range(NUM_TOKENS):
-    logits = _log_softmax(
-        network, params, encoded, observation, token[:position], temperature)
-    log_probs.append(logits[token[position]])
-    entropies.append(-jnp.sum(jnp.exp(logits) * logits))
-  used = _token_mask(token[0])
-  log_prob, entropy = jnp.stack(log_probs), jnp.stack(entropies)
-  return jnp.where(used, log_prob, 0), jnp.where(used, entropy, 0)
-
-
-def _log_softmax(network, params, encoded, observation, prefix, temperature):
-  """Log-probs of the next token given the ones before it."""
+def _legal(observation: Any, prefix: list[chex.Array]) -> chex.Array:
+  """Which values of the token after a prefix are legal on one screen."""
   if len(prefix) == 0:
-    logits = network.apply(params, encoded, method='verb_logits')
-    legal = observation['verb_mask']
-  elif len(prefix) == 1:
-    logits = network.apply(
-        params, encoded, prefix[0], method='element_logits')
-    legal = observation['target_mask'][prefix[0]]
-  else:
-    logits = network.apply(params, encoded, prefix[1], method='word_logits')
-    legal = observation['instruction'] > 0
-  if temperature == 0:
-    best = jnp.argmax(jnp.where(legal, logits, _ILLEGAL))
-    return jnp.where(jnp.arange(logits.shape[0]) == best, 0.0, _ILLEGAL)
-  return jax.nn.log_softmax(jnp.where(legal, logits / temperature, _ILLEGAL))
-
-
-def _token_mask(verb: chex.Array) -> chex.Array:
-  """`[..., L]`: which of the tokens a verb uses."""
-  return jnp.stack([
-      jnp.ones(verb.shape, bool), jnp.asarray(USES_ELEMENT)[verb],
-      jnp.asarray(USES_WORD)[verb]], axis=-1)
+    return observation['verb_mask']
+  if len(prefix) == 1:
+    return observation['target_mask'][prefix[0]]
+  return observation['instruction'] > 0
 
 
 def matches(observation: Any, tokens: chex.Array) -> chex.Array:
@@ -333,15 +238,7 @@ def matches(observation: Any, tokens: chex.Array) -> chex.Array:
   Returns:
     `[..., K]` bool.
   """
-  verb, element, position = jnp.moveaxis(jnp.asarray(tokens), -1, 0)
-  word = jnp.take_along_axis(
-      jnp.asarray(observation['instruction']), position, axis=-1)
-  first = (Ellipsis, slice(0, 1))
-  _, uses_element, uses_word = jnp.moveaxis(_token_mask(verb), -1, 0)
-  return (
-      (verb == verb[first])
-      & (~uses_element | (element == element[first]))
-      & (~uses_word | (word == word[first])))
+  return pointer.matches(_USES, observation, tokens)
 
 
 def empty_history(words_per_element: int) -> np.ndarray:
@@ -370,8 +267,7 @@ def remember(
       xp.stack([verb + 1, has_element * observation['element_type'][element]]),
       has_element * observation['element_text'][element],
       has_word * observation['instruction'][word][None]])
-  return xp.concatenate(
-      [newest[None].astype(xp.int32), history[:-1]])
+  return pointer.push(history, newest, xp)
 
 
 def state(observation: Any) -> Any:
@@ -383,4 +279,4 @@ def state(observation: Any) -> Any:
 def make_codec(words_per_element: int) -> base.Codec:
   """What element actions mean; see `matches`, `remember` and `state`."""
   return base.Codec(
-      matches, empty_history(words_per_element), remember, state)
+      matches, empty_history(words_per_element), remember, state, NUM_TOKENS)
