@@ -29,12 +29,13 @@ if __name__ in ('__main__', '__mp_main__'):  # a script, run from anywhere
 import numpy as np
 from rich import progress as rich_progress
 
-LEARNING_RATES = (3e-5, 1e-4, 3e-4, 1e-3)
+LEARNING_RATES = (1e-4, 3e-4, 1e-3)
 SWEEP_SEEDS = (100, 101)
 SEEDS = tuple(range(10))
 FEWER_SEEDS = SEEDS[:5]
-NUM_ROUNDS = 160  # 20 epochs of 128 tasks
-EVAL_EVERY = 20  # rounds
+NUM_ROUNDS = 80  # 10 epochs of 128 tasks
+NUM_MINIBATCHES = 4  # optimiser steps a round
+EVAL_EVERY = 10  # rounds
 GREEDY_EPISODES = 4  # a task, of all 369
 SAMPLED_EPISODES = 8  # a training task, at the training temperature
 LOW_THRESHOLDS = (0.6, 1.0)  # beside the 0.2 of `methods`
@@ -144,6 +145,7 @@ def _config(method: str, seed: int) -> Any:
   config = osworld.get_config(method)
   config.seed = seed
   config.optimizer.decay_rounds = NUM_ROUNDS
+  config.optimizer.num_minibatches = NUM_MINIBATCHES
   return config
 
 
