@@ -99,9 +99,10 @@ def train_once(run: Run, workdir: pathlib.Path) -> None:
   state = train.RunState(
       setup.learner.init(params), jnp.zeros(len(setup.world.tasks)))
   evaluations, rows = [], []
+  eval_every = NUM_ROUNDS if run.part == 'sweep' else EVAL_EVERY
   for round_index in range(NUM_ROUNDS + 1):
     record = np.asarray(state.success_rate)
-    if round_index % EVAL_EVERY == 0:
+    if round_index % eval_every == 0:
       evaluations.append((
           *_evaluate(setup, state.learner.params, collect), record))
     if round_index == NUM_ROUNDS:
