@@ -21,6 +21,7 @@ import multiprocessing
 import os
 import pathlib
 import sys
+import threading
 from typing import Any, NamedTuple
 
 if __name__ in ('__main__', '__mp_main__'):  # a script, run from anywhere
@@ -205,11 +206,19 @@ def _num_all_tasks() -> int:
 
 
 def _begin(counter: Any) -> None:
-  """Gives a process a core of its own, before it imports JAX."""
+  """Gives a process a core of its own, and ends it with the study."""
   with counter.get_lock():
     index, counter.value = counter.value, counter.value + 1
   cores = sorted(os.sched_getaffinity(0))
-  os.sched_setaffinity(0, {cores[index % len(cores)]})
+  os.sched_setaffinity(0, {cores[index % len(cores)]})  # before JAX starts
+  threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+  parent = multiprocessing.parent_process()
+  if parent is not None:
+    parent.join()
+    os._exit(1)
 
 
 def run_part(part: str, workdir: pathlib.Path, processes: int) -> None:
