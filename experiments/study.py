@@ -30,7 +30,7 @@ if __name__ in ('__main__', '__mp_main__'):  # a script, run from anywhere
 import numpy as np
 from rich import progress as rich_progress
 
-LEARNING_RATES = (1e-4, 3e-4, 1e-3)
+LEARNING_RATES = (3e-4, 1e-3, 2e-3)
 SWEEP_SEEDS = (100, 101)
 SEEDS = tuple(range(10))
 FEWER_SEEDS = SEEDS[:5]
