@@ -37,14 +37,16 @@ def base_config() -> ml_collections.ConfigDict:
   config.optimizer.micro_batch_size = 8  # responses computed at once
 
   config.env = ml_collections.ConfigDict()
-  config.env.name = 'miniwob'  # 'desk', 'package.module:EnvClass'
+  config.env.name = 'miniwob'  # 'desk', 'osworld', 'package.module:EnvClass'
   config.env.description = ''  # told in the first line of a run
-  config.env.tasks = ()  # names; empty is the environment's training set
+  config.env.tasks = ()  # names or task files; empty is the training set
+  config.env.arguments = ml_collections.ConfigDict()  # of its class, besides
   config.env.num_workers = 4  # processes, one environment each
   config.env.step_timeout = 20.0  # seconds for a step or a reset
   config.env.start_timeout = 120.0  # seconds to start an environment
 
   config.policy = ml_collections.ConfigDict()
+  config.policy.name = 'element'
   config.policy.width = 96  # D
   config.policy.num_layers = 3
   config.policy.num_heads = 4

@@ -9,10 +9,17 @@ rounds, and it is 50 % on all 369; four and a half minutes.
 Bare, this trains the small element policy on Desk: 128 of 369 tasks of a
 simulated desktop, with the paper's constants, from nothing but the pip install.
 
-Variants: one for each method, such as `:step_grpo` or `:dapo`; `:paper` holds
-the settings of the paper's experiment (UI-TARS-7B-DPO on OSWorld servers),
-which this version cannot run yet: a sentence says what is missing.
+Variants: one for each method, such as `:step_grpo` or `:dapo`;
+  `:desktop` trains the element policy on two real desktops of this machine,
+     with the tasks of configs/tasks/desktop (see docs/osworld.md);
+  `:servers` does so on OSWorld machines, whose addresses you give with
+     `--config.env.arguments.addresses="('http://10.0.0.1:5000',)"`;
+  `:paper` holds the settings of the paper's experiment (UI-TARS-7B-DPO on
+     OSWorld servers), which this version cannot run yet: a sentence says what
+     is missing.
 """
+
+import ml_collections
 
 from configs import common
 from step_jax import credit
@@ -27,8 +34,11 @@ def get_config(arg: str = ''):
   config = common.base_config()  # Q = 16, G = 16, kappa = 10, s_0 = 0.6, ...
   if arg == 'paper':
     config.env.name = 'osworld'
+    config.policy.name = 'qwen_vl'
     config.num_rounds = 40  # 5 epochs of 128 tasks [choice]
     return config
+  if arg in ('desktop', 'servers'):
+    return _on_desktops(config, arg)
   config.env.name = 'desk'
   config.env.description = (
       'Desk, the embedded simulator; for OSWorld itself use '
@@ -53,6 +63,33 @@ def get_config(arg: str = ''):
     config.method = arg
   elif arg:
     raise ValueError(
-        f'expected a variant of configs/osworld.py, paper or one of '
-        f'{", ".join(credit.METHODS)}, got {arg!r}')
+        f'expected a variant of configs/osworld.py, desktop, servers, paper or '
+        f'one of {", ".join(credit.METHODS)}, got {arg!r}')
+  return config
+
+
+def _on_desktops(
+    config: ml_collections.ConfigDict, arg: str) -> ml_collections.ConfigDict:
+  """A small run on real desktops: a step takes about a second."""
+  config.num_rounds = 20
+  config.num_base_tasks = 4  # Q
+  config.group_size = 8  # G
+  config.optimizer.learning_rate = 3e-4
+  config.env.name = 'osworld'
+  config.env.tasks = ('configs/tasks/desktop',)  # folders train and held_out
+  config.env.num_workers = 2
+  config.env.step_timeout = 90.0
+  config.policy.acting_batch_size = 2
+  config.warm_start.demonstrations = 1  # a task file has one beginning
+  config.warm_start.num_steps = 60
+  config.eval_episodes = 2
+  if arg == 'desktop':
+    config.env.description = 'real desktops of this machine, without a VM'
+    return config
+  config.env.description = 'OSWorld servers'
+  with config.unlocked():
+    config.env.arguments.addresses = ('http://127.0.0.1:5000',)
+    config.env.arguments.pause = 2.0  # seconds; a virtual machine is slow
+    config.env.arguments.reset_command = ()  # how a machine is restored
+  config.env.num_workers = 1  # at most one for each address
   return config

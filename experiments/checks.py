@@ -13,7 +13,7 @@ from step_jax import credit
 # A resumed run may change these: they do not touch what is learned.
 FREE_FIELDS = (
     'num_rounds', 'checkpoint_every', 'eval_every', 'eval_episodes',
-    'env.num_workers', 'env.description')
+    'env.num_workers', 'env.description', 'env.arguments.addresses')
 
 _COUNTS = (
     'num_rounds', 'num_base_tasks', 'group_size', 'max_steps',
@@ -67,11 +67,17 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     expect(field, 0 <= _value(config, field) <= 1, 'from 0 to 1')
   expect('env.tasks', all(isinstance(task, str) for task in config.env.tasks),
          'a tuple of names')
+  addresses = config.env.arguments.get('addresses', ())
+  expect('env.num_workers', not addresses
+         or config.env.num_workers <= len(addresses),
+         f'at most {len(addresses)}, the number of env.arguments.addresses')
   expect('threshold', 0 < config.threshold <= 1, 'above 0 and at most 1')
   rounds = config.optimizer.decay_rounds
   expect('optimizer.decay_rounds',
          rounds == 0 or rounds > config.optimizer.warmup_rounds,
          '0 or above optimizer.warmup_rounds')
+  expect('policy.name', config.policy.name == 'element',
+         "'element' (a vision-language policy is not in this version)")
   expect('policy.num_heads', config.policy.width % config.policy.num_heads
          == 0, 'a divisor of policy.width')
   method = credit.METHODS[config.method]
@@ -127,7 +133,7 @@ def load_attribute(path: str) -> Any:
     return getattr(importlib.import_module(module_name), name)
   except (ImportError, AttributeError, ValueError) as error:
     raise UserError(
-        "expected env.name to be 'desk', 'miniwob' or "
+        "expected env.name to be 'desk', 'miniwob', 'osworld' or "
         f"'package.module:EnvClass', got {path!r} ({error})") from error
 
 

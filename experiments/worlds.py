@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 import functools
 import itertools
+import pathlib
 import sys
 from typing import Any, NamedTuple
 
@@ -18,11 +19,7 @@ from step_jax.envs import base
 _ALIASES = {
     'desk': 'step_jax.envs.desk.env:DeskEnv',
     'miniwob': 'step_jax.envs.miniwob:MiniWobEnv',
-}
-_COMING = {
-    'osworld': 'expected a client for OSWorld servers and the 7B policy, which '
-               'are not in this version; configs/osworld.py without :paper '
-               'trains on Desk, the embedded simulator',
+    'osworld': 'step_jax.envs.osworld.env:OSWorldEnv',
 }
 # Training episodes have seeds below, evaluation episodes from here on.
 FIRST_EVAL_SEED = 2**30
@@ -41,8 +38,10 @@ def make_world(
   """Returns the world of a config.
 
   `env.name` names a `gymnasium.Env` that yields element observations and takes
-  `tasks` and `max_steps`; its module lists TRAIN_TASKS and HELD_OUT_TASKS, and
-  may have `example`, if its observations have other sizes, and
+  `tasks`, `max_steps` and what `env.arguments` holds; its module lists
+  TRAIN_TASKS and HELD_OUT_TASKS, or finds task files with
+  `find_tasks(env.tasks, split)`. It may have `example`, which takes the same
+  arguments, if its observations have other sizes, `check_requirements` and
   `make_simulator`.
 
   Args:
@@ -52,21 +51,16 @@ def make_world(
   Raises:
     UserError: for an unknown environment, or programs that are missing.
   """
-  if config.env.name in _COMING:
-    raise checks.UserError(_COMING[config.env.name])
   env_class = checks.load_attribute(
       _ALIASES.get(config.env.name, config.env.name))
   module = sys.modules[env_class.__module__]
-  train = tuple(config.env.tasks) or tuple(module.TRAIN_TASKS)
-  tasks = {
-      'train': train,
-      'held_out': tuple(module.HELD_OUT_TASKS),
-      'all': train + tuple(
-          name for name in module.HELD_OUT_TASKS if name not in train),
-  }[split]
+  arguments = config.env.arguments.to_dict()
+  tasks = names = _find_tasks(module, tuple(config.env.tasks), split)
   if not tasks:
     raise checks.UserError(f'{config.env.name} has no tasks in split {split}')
-  if len(set(tasks)) < len(tasks):
+  if hasattr(module, 'find_tasks'):  # they are files
+    names = tuple(pathlib.Path(task).stem for task in tasks)
+  if len(set(names)) < len(names):
     raise checks.UserError('expected every task once in env.tasks')
   if hasattr(module, 'check_requirements'):
     try:
@@ -74,14 +68,29 @@ def make_world(
     except base.MissingProgramError as error:
       raise checks.UserError(str(error)) from error
   make_env = functools.partial(
-      env_class, tasks=tasks, max_steps=config.max_steps)
-  example = getattr(module, 'example', base.example)()
+      env_class, tasks=tasks, max_steps=config.max_steps, **arguments)
+  example = getattr(module, 'example', base.example)(**arguments)
   make_simulator = getattr(module, 'make_simulator', None)
   try:
     simulator = make_simulator and make_simulator(tasks, config.max_steps)
   except ValueError as error:
     raise checks.UserError(str(error)) from error
-  return World(tasks, make_env, example, simulator)
+  return World(names, make_env, example, simulator)
+
+
+def _find_tasks(
+    module: Any, given: tuple[str, ...], split: str) -> tuple[str, ...]:
+  if hasattr(module, 'find_tasks'):
+    try:
+      return module.find_tasks(given, split)
+    except ValueError as error:
+      raise checks.UserError(str(error)) from error
+  train = given or tuple(module.TRAIN_TASKS)
+  held_out = tuple(module.HELD_OUT_TASKS)
+  return {
+      'train': train, 'held_out': held_out,
+      'all': train + tuple(name for name in held_out if name not in train),
+  }[split]
 
 
 def make_pool(

@@ -1,4 +1,4 @@
-"""Settings of every test: strict ranks, and real browsers where they are."""
+"""Settings of every test: strict ranks; browsers and desktops if they are."""
 
 import os
 import shutil
@@ -9,16 +9,23 @@ import pytest
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 
+# What the tests of a marker need.
+_PROGRAMS = {
+    'chromium': ('chromium', 'chromedriver'),
+    'desktop': ('Xvfb', 'openbox', 'dbus-daemon', 'wmctrl', 'xclip', 'mousepad',
+                'obconf', 'pcmanfm', 'soffice'),
+}
+
+
 def pytest_collection_modifyitems(items):
-  """Skips Chromium's tests where it is missing; in CI that is a failure."""
-  missing = [
-      name for name in ('chromium', 'chromedriver') if not shutil.which(name)]
-  if not missing:
-    return
-  reason = f'{" and ".join(missing)} not found; apt-get install chromium ' \
-      'chromium-driver'
-  for item in items:
-    if item.get_closest_marker('chromium'):
-      if os.environ.get('STEP_JAX_NO_SKIP'):
-        raise pytest.UsageError(f'STEP_JAX_NO_SKIP is set, but {reason}')
+  """Skips tests whose programs are missing; in CI that is a failure."""
+  for marker, programs in _PROGRAMS.items():
+    missing = [name for name in programs if not shutil.which(name)]
+    marked = [item for item in items if item.get_closest_marker(marker)]
+    if not missing or not marked:
+      continue
+    reason = f'{", ".join(missing)} not found; see the test command in README'
+    if os.environ.get('STEP_JAX_NO_SKIP'):
+      raise pytest.UsageError(f'STEP_JAX_NO_SKIP is set, but {reason}')
+    for item in marked:
       item.add_marker(pytest.mark.skip(reason=reason))

@@ -375,8 +375,9 @@ def remember(
 
 
 def state(observation: Any) -> Any:
-  """What is on the screen: the observation without its history."""
-  return {name: x for name, x in observation.items() if name != 'history'}
+  """What is on the screen: no history, and no number of a picture of it."""
+  return {name: x for name, x in observation.items()
+          if name not in ('history', 'screenshot')}
 
 
 def make_codec(words_per_element: int) -> base.Codec:

@@ -1,0 +1,1 @@
+"""OSWorld: a desktop that speaks its protocol, and environments on it."""

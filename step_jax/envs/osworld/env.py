@@ -1,0 +1,362 @@
+"""OSWorld's tasks on real desktops, as elements and token actions.
+
+An episode is a task file: the desktop is restored, the task's steps prepare
+it, the agent acts, and the task's evaluator looks at what it left. A step is
+one request that does something, a pause, and one that reads the screen.
+
+Deviations from OSWorld's own environment, on purpose: whatever breaks raises
+instead of scoring 0, the reward comes with the last step, and it is 1 only for
+a score of 1.
+"""
+
+from collections.abc import Sequence
+import io
+import itertools
+import os
+import pathlib
+import time
+from typing import Any
+
+import gymnasium
+from gymnasium import spaces
+import numpy as np
+
+from step_jax.envs import actions
+from step_jax.envs import base
+from step_jax.envs.osworld import checks
+from step_jax.envs.osworld import client as client_lib
+from step_jax.envs.osworld import elements
+from step_jax.envs.osworld import evaluators
+from step_jax.envs.osworld import machines
+from step_jax.envs.osworld import program
+from step_jax.envs.osworld import screenshots as screenshots_lib
+from step_jax.envs.osworld import setup
+from step_jax.envs.osworld import solutions
+from step_jax.envs.osworld import tasks as tasks_lib
+from step_jax.envs.osworld import upstream
+
+_START_SECONDS = 30.0  # for the first window of what a task starts
+_EXPERT_SECONDS = 5.0  # for an element that a scripted solution waits for
+_MAX_READS = 3  # of a screen of which the desktop tells only a part,
+_ANSWER_SECONDS = 10.0  # or nothing at all, since an application hangs
+_LOOK_PAUSE = 0.2  # seconds between two looks at a screen that changes
+
+
+def find_tasks(given: Sequence[str], split: str) -> tuple[str, ...]:
+  """Returns the task files of a split.
+
+  Args:
+    given: task files, folders of them, or folders that hold such folders,
+      `train` and `held_out`. What is given directly is for training.
+    split: 'train', 'held_out' or 'all'.
+
+  Raises:
+    TaskError: there are none where some should be.
+  """
+  if not given:
+    raise checks.TaskError(
+        'expected env.tasks to name task files or their folder, such as '
+        "('configs/tasks/desktop',), got none")
+  splits = ('train', 'held_out') if split == 'all' else (split,)
+  found: list[str] = []
+  for name in splits:
+    for path in map(pathlib.Path, given):
+      inner = path / name
+      if (path / 'train').is_dir():
+        found += map(str, tasks_lib.find(inner) if inner.is_dir() else ())
+      elif name == 'train':
+        found += map(str, tasks_lib.find(path))
+  return tuple(found)
+
+
+def example(screenshots: str | os.PathLike = '', **_: Any
+            ) -> base.Observation:
+  """An empty screen, for shapes; takes the arguments of `OSWorldEnv`."""
+  observation = base.example()
+  if screenshots:
+    observation['screenshot'] = np.array(-1, np.int32)
+  return observation
+
+
+def observation_space(screenshots: bool = False) -> spaces.Dict:
+  """`base.observation_space`, with `screenshot` where there is a store."""
+  space = base.observation_space()
+  if screenshots:
+    space = spaces.Dict({**space.spaces, 'screenshot': spaces.Box(
+        -1, np.iinfo(np.int32).max, (), np.int32)})
+  return space
+
+
+class OSWorldEnv(gymnasium.Env):
+  """Task files on a desktop; `base` describes observations and actions.
+
+  `reset(seed=s, options={'task_id': i, 'expert': bool})` starts an episode of
+  `tasks[i]`, by default of the task `s % len(tasks)`. The seed changes nothing
+  else: a task file has one beginning. With `expert`, every info carries
+  `expert_action`, the next step of the scripted solution; with 'wrong' for
+  `expert`, of the wrong way beside it. `step` takes action tokens, or an
+  `actions.Action`; an illegal one does nothing and counts as a step. What an
+  element action does is told by `elements.plan`.
+
+  Without addresses, the environment runs a bare desktop of its own on this
+  machine. With addresses, each environment, in whatever process of this user,
+  takes one that nobody has; it is free again when the process ends.
+
+  Args:
+    tasks: a folder of task files, or the files.
+    max_steps: T, after which an episode is truncated, and evaluated.
+    addresses: of desktops, such as 'http://10.0.0.1:5000'.
+    token: of these desktops, sent as `Authorization: Bearer`; by default the
+      environment variable STEP_JAX_DESKTOP_TOKEN.
+    pause: seconds from an action to a look at the screen; OSWorld waits 2.
+    evaluator: 'own', or 'desktop_env' for the package's own evaluators.
+    desktop_env_python: the interpreter of a virtual environment with the
+      package desktop-env, for evaluator='desktop_env'.
+    reset_command: a command of this machine that restores a desktop which
+      cannot do so itself, before each episode; '{address}' in it is replaced.
+    screenshots: a folder for pictures of every step; empty takes none.
+    max_screenshot_size: see `screenshots.ScreenshotStore`.
+    password: of the desktop's user, for tasks that name {CLIENT_PASSWORD}.
+    render_mode: 'rgb_array' lets `render` return a picture.
+
+  Raises:
+    TaskError: a task file is wrong.
+    MissingProgramError: a program or package is missing.
+    ValueError: an argument is out of range, a task has no solution.
+    DesktopError: no desktop is free; from reset and step, when one broke: this
+      episode is lost.
+  """
+
+  metadata = {'render_modes': ['rgb_array'], 'render_fps': 2}
+
+  def __init__(
+      self, tasks: str | os.PathLike | Sequence[str | os.PathLike],
+      max_steps: int = 15, *, addresses: Sequence[str] = (), token: str = '',
+      pause: float = 0.3, evaluator: str = 'own', desktop_env_python: str = '',
+      reset_command: Sequence[str] = (), screenshots: str | os.PathLike = '',
+      max_screenshot_size: int = 0, password: str = 'password',
+      render_mode: str | None = None):
+    if render_mode not in (None, *self.metadata['render_modes']):
+      raise ValueError(f"expected render_mode 'rgb_array', got {render_mode!r}")
+    if max_steps < 1:
+      raise ValueError(f'expected max_steps of at least 1, got {max_steps}')
+    if not pause >= 0:
+      raise ValueError(f'expected a pause of at least 0, got {pause}')
+    upstream.check(evaluator, desktop_env_python)
+    self._tasks = tasks_lib.load_all(tasks, evaluator=evaluator)
+    self.tasks = tuple(task.id for task in self._tasks)
+    self.max_steps = max_steps
+    self.render_mode = render_mode
+    self.observation_space = observation_space(bool(screenshots))
+    self.action_space = base.action_space()
+    self._pause = pause
+    self._password = password
+    self._python = desktop_env_python if evaluator == 'desktop_env' else ''
+    self._store = screenshots_lib.ScreenshotStore(
+        screenshots, max_size=max_screenshot_size) if screenshots else None
+    self._machine = machines.Machine(
+        addresses, token=token or os.environ.get('STEP_JAX_DESKTOP_TOKEN', ''),
+        reset_command=reset_command)
+    self._task = self._tasks[0]
+    self._tree: elements.Tree | None = None
+    self._screen = base.make_screen('', ())
+    self._screenshot = -1
+    self._num_steps = 0
+    self._ended = False
+    self._expert = False
+    self._script: list[Any] = []  # what is left of the solution
+
+  def reset(self, *, seed: int | None = None,
+            options: dict[str, Any] | None = None
+            ) -> tuple[base.Observation, dict[str, Any]]:
+    super().reset(seed=seed)
+    options = options or {}
+    _, task_id = base.choose_episode(self, seed, options)
+    self._task = self._tasks[task_id]
+    self._script, self._expert = [], bool(options.get('expert', False))
+    if self._expert:
+      solution = self._task.solution
+      if solution is None:
+        raise ValueError(
+            f'expected a task with a solution, got {self._task.id!r}')
+      self._script = list(
+          solution.wrong if options['expert'] == 'wrong' else solution.steps)
+    self._num_steps, self._ended, self._tree = 0, False, None
+    try:
+      self._machine.restore()
+      setup.run_steps(self._task.config, self._context())
+      self._wait_for_windows()
+      return self._observation(), self._info()
+    except client_lib.DesktopError:
+      self._machine.abandon()
+      raise
+
+  def step(self, action: Any) -> tuple[
+      base.Observation, float, bool, bool, dict[str, Any]]:
+    if self._tree is None:
+      raise gymnasium.error.ResetNeeded('expected reset before step')
+    if self._ended:
+      return self._observation(), 0., True, False, self._info()
+    self._num_steps += 1
+    kind, parts = self._plan(action)
+    terminated = kind in ('done', 'fail')
+    truncated = not terminated and self._num_steps >= self.max_steps
+    reward = 0.
+    try:
+      if parts and not terminated:
+        self._act(parts)
+      if terminated or truncated:
+        self._ended = True
+        reward = float(self._evaluate(failed=kind == 'fail') >= 1)
+        self._check_applications(reward)
+      return (self._observation(), reward, terminated, truncated, self._info())
+    except client_lib.DesktopError:
+      self._tree = None
+      self._machine.abandon()
+      raise
+
+  def _plan(self, action: Any) -> tuple[str, tuple[actions.Action, ...]]:
+    """The kind of an action and its parts, none of an illegal one."""
+    assert self._tree is not None
+    if isinstance(action, actions.Action):
+      return action.kind, (action,)
+    parsed = base.parse_action(action, self._screen)
+    if parsed is None:
+      return '', ()
+    verb, target, word = parsed
+    item = self._tree.items[target] if verb in ('click', 'type') else None
+    words = elements.typed_words(self._task.instruction)
+    self._follow(parsed)
+    return verb, elements.plan(verb, item, words[word], self._tree)
+
+  def _follow(self, parsed: tuple[str, int, int]) -> None:
+    """Moves on in the solution, if this was its next step."""
+    proposal = self._propose()
+    if proposal is not None and parsed == base.parse_action(
+        proposal, self._screen):
+      self._script.pop(0)
+
+  def _propose(self) -> np.ndarray | None:
+    if not self._script:
+      return None
+    return solutions.propose(
+        self._script[0], self._screen, self._task.instruction)
+
+  def _act(self, parts: Sequence[actions.Action]) -> None:
+    client = self._machine.client
+    program.perform(
+        client, parts, screen_size=self._machine.screen_size,
+        pause=self._pause)
+    time.sleep(self._pause)
+    self._look()
+
+  def _look(self) -> None:
+    """Reads the screen and takes its picture."""
+    self._read()
+    self._finish_look()
+
+  def _finish_look(self) -> None:
+    """Reads on until a script's next element is there; takes the picture."""
+    deadline = time.monotonic() + _EXPERT_SECONDS
+    while self._script and self._propose() is None and (
+        time.monotonic() < deadline):
+      time.sleep(_LOOK_PAUSE)
+      self._read()
+    if self._store is not None:
+      self._screenshot = self._store.put(self._machine.client.screenshot())
+
+  def _read(self) -> None:
+    """Reads the screen, again where the desktop told only a part of it."""
+    client, size = self._machine.client, self._machine.screen_size
+    deadline = time.monotonic() + _ANSWER_SECONDS
+    for count in itertools.count(1):
+      try:
+        tree = elements.parse(client.accessibility(), size)
+      except ValueError as error:
+        raise client_lib.DesktopError(f'{client.address}: {error}') from error
+      if tree.is_complete or tree.items and count >= _MAX_READS:
+        break
+      if time.monotonic() > deadline:
+        raise client_lib.DesktopError(
+            f'{client.address}: an application does not answer')
+    self._tree = tree
+    self._screen = base.make_screen(
+        self._task.instruction, [item.record for item in self._tree.items],
+        verbs=elements.VERBS)
+
+  def _wait_for_windows(self) -> None:
+    """Waits until what the task starts is there, and stands still."""
+    starts = any(step['type'] in ('launch', 'open')
+                 for step in self._task.config)
+    deadline = time.monotonic() + _START_SECONDS
+    before = None
+    while True:
+      self._read()
+      assert self._tree is not None
+      is_there = bool(self._tree.items) or not starts
+      if is_there and self._tree == before:
+        break
+      if time.monotonic() > deadline:
+        if is_there:
+          break  # a screen that always moves
+        raise client_lib.DesktopError(
+            f'{self._machine.client.address}: {self._task.id} shows no window '
+            f'after {_START_SECONDS:g} s')
+      before = self._tree
+      time.sleep(_LOOK_PAUSE)
+    self._finish_look()
+
+  def _context(self) -> setup.Context:
+    return setup.Context(
+        client=self._machine.client, folder=self._task.path.parent,
+        cache=tasks_lib.default_cache(), password=self._password)
+
+  def _evaluate(self, *, failed: bool) -> float:
+    if self._task.evaluator is None:
+      return self._evaluate_upstream(failed)
+    return evaluators.evaluate(
+        self._task.evaluator, self._context(), failed=failed)
+
+  def _check_applications(self, reward: float) -> None:
+    """Where one broke, a failure is not the agent's."""
+    crashed = self._machine.client.crashed() if not reward else []
+    if crashed:
+      raise client_lib.DesktopError(
+          f'{self._machine.client.address}: {crashed[0]} broke')
+
+  def _evaluate_upstream(self, failed: bool) -> float:
+    task = self._context().fill(tasks_lib.read(self._task.path))
+    try:
+      return upstream.evaluate(
+          self._python, task, address=self._machine.client.address,
+          token=self._machine.token, screen_size=self._machine.screen_size,
+          failed=failed, cache=str(tasks_lib.default_cache()),
+          password=self._password)
+    except RuntimeError as error:
+      raise client_lib.DesktopError(str(error)) from error
+
+  def _observation(self) -> base.Observation:
+    observation = base.encode_screen(self._screen)
+    if self._store is not None:
+      observation['screenshot'] = np.array(self._screenshot, np.int32)
+    return observation
+
+  def _info(self) -> dict[str, Any]:
+    info: dict[str, Any] = {'task': self._task.id}
+    if self._expert and not self._ended:
+      proposal = self._propose()
+      # An element that does not come ends a demonstration that has failed.
+      info['expert_action'] = (
+          base.make_action('done') if proposal is None else proposal)
+    return info
+
+  def render(self) -> np.ndarray | None:
+    if self.render_mode is None or self._tree is None:
+      return None
+    from PIL import Image
+    picture = Image.open(io.BytesIO(self._machine.client.screenshot()))
+    return np.asarray(picture.convert('RGB'))
+
+  def close(self) -> None:
+    self._machine.close()
+    self._tree = None

@@ -1,0 +1,45 @@
+"""Actions, texts and mutations for the tests of the codecs."""
+
+from hypothesis import strategies as st
+
+from step_jax.envs import actions
+
+INJECTION = '\'); import os; os.system("touch owned")'
+FRAGMENTS = (
+    INJECTION, "'", '"', '\\', '\\\\', "\\'", '\n', '\t', '\\n', '(', ')', ',',
+    "')", "',", "', content='", 'Thought:', '\nAction: wait()', '{}', '%s',
+    '$(touch owned)', '`touch owned`', '<|box_start|>', '<|im_end|>', 'é', '字',
+    '🙂', '\u2028', '\u00a0', '\u200b', ' ', 'a')
+
+points = st.tuples(st.floats(0, 1), st.floats(0, 1))
+texts = st.one_of(
+    st.sampled_from(FRAGMENTS),
+    st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=8).map(''.join),
+    st.text(st.characters(exclude_categories=('Cc', 'Cs')), min_size=1,
+            max_size=80))
+keys = st.lists(
+    st.sampled_from(sorted(actions.KEYS)), min_size=1,
+    max_size=actions.MAX_KEYS, unique=True).map(tuple)
+
+
+def grid_points(size):
+  """Points of a grid of (width, height), both edges included."""
+  width, height = size
+  return st.tuples(
+      st.integers(0, width).map(lambda x: x / width),
+      st.integers(0, height).map(lambda y: y / height))
+
+
+def some_actions(points=points, *, amounts=st.integers(1, actions.MAX_AMOUNT),
+                 answers=st.just('') | texts):
+  """Actions of all kinds, equally often."""
+  def kind(name, **arguments):
+    return st.builds(actions.Action, kind=st.just(name), **arguments)
+
+  return st.one_of(
+      kind('click', point=points), kind('double_click', point=points),
+      kind('right_click', point=points), kind('drag', point=points, end=points),
+      kind('scroll', point=st.none() | points, amount=amounts,
+           direction=st.sampled_from(actions.DIRECTIONS)),
+      kind('type', text=texts), kind('hotkey', keys=keys), kind('wait'),
+      kind('done', text=answers), kind('fail'))

@@ -1,0 +1,379 @@
+"""UI-TARS text: every rule of the grammar, every error, and round trips."""
+
+import hypothesis
+from hypothesis import strategies as st
+import pytest
+
+from step_jax.envs import actions
+from step_jax.envs import ui_tars
+from step_jax.envs.actions import Action
+from tests import action_strategies
+from tests.action_strategies import INJECTION
+
+thousand_cases = hypothesis.settings(
+    max_examples=1000, deadline=None, derandomize=True)
+
+SIZE = (1932, 1092)  # 1920 x 1080, resized to multiples of 28
+CONVENTIONS = [('thousand', None), ('pixels', SIZE)]
+
+
+def _decode(call, convention='thousand', image_size=None):
+  return ui_tars.decode(
+      f'Action: {call}', convention=convention, image_size=image_size)[1]
+
+
+def _scroll(point=None, direction='down'):
+  return Action(kind='scroll', point=point, direction=direction, amount=5)
+
+
+BOX = '<|box_start|>({},{})<|box_end|>'.format
+
+
+# What each call is, as it is written in both conventions.
+@pytest.mark.parametrize('action, thousand, pixels', [
+    (Action(kind='click', point=(.5, .25)),
+     f"click(start_box='{BOX(500, 250)}')", "click(start_box='(966,273)')"),
+    (Action(kind='double_click', point=(0., 1.)),
+     f"left_double(start_box='{BOX(0, 1000)}')",
+     "left_double(start_box='(0,1092)')"),
+    (Action(kind='right_click', point=(1., 0.)),
+     f"right_single(start_box='{BOX(1000, 0)}')",
+     "right_single(start_box='(1932,0)')"),
+    (Action(kind='drag', point=(.5, .25), end=(.25, .5)),
+     f"drag(start_box='{BOX(500, 250)}', end_box='{BOX(250, 500)}')",
+     "drag(start_box='(966,273)', end_box='(483,546)')"),
+    (_scroll((.5, .25)),
+     f"scroll(start_box='{BOX(500, 250)}', direction='down')",
+     "scroll(start_box='(966,273)', direction='down')"),
+    (_scroll(direction='left'), "scroll(direction='left')",
+     "scroll(direction='left')"),
+    (Action(kind='hotkey', keys=('ctrl', 'c')), "hotkey(key='ctrl c')",
+     "hotkey(key='ctrl c')"),
+    (Action(kind='type', text='it\'s "a\\b"\n'),
+     r"type(content='it\'s \"a\\b\"\n')", r"type(content='it\'s \"a\\b\"\n')"),
+    (Action(kind='wait'), 'wait()', 'wait()'),
+    (Action(kind='done'), 'finished()', 'finished()'),
+    (Action(kind='done', text='3'), "finished(content='3')",
+     "finished(content='3')"),
+    (Action(kind='fail'), 'call_user()', 'call_user()'),
+])
+def test_calls(action, thousand, pixels):
+  for (convention, size), call in zip(
+      CONVENTIONS, (thousand, pixels), strict=True):
+    text = f'Thought: do it\nAction: {call}'
+    assert ui_tars.encode(action, thought='do it', convention=convention,
+                          image_size=size) == text
+    assert ui_tars.decode(text, convention=convention, image_size=size) == (
+        'do it', action)
+
+
+@pytest.mark.parametrize('call, action', [
+    # Box tokens may be missing: tokenisers drop special tokens.
+    ("click(start_box='(500,250)')", Action(kind='click', point=(.5, .25))),
+    ("click(start_box='<|box_start|>(500,250)')",
+     Action(kind='click', point=(.5, .25))),
+    ('click(start_box="(0500,250)")', Action(kind='click', point=(.5, .25))),
+    (" click ( start_box = ' ( 500 ,\t250 ) ' ) \n",
+     Action(kind='click', point=(.5, .25))),
+    ("drag(end_box='(250,500)', start_box='(500,250)')",
+     Action(kind='drag', point=(.5, .25), end=(.25, .5))),
+    ("scroll(direction=' Up ', start_box='(500,250)')",
+     _scroll((.5, .25), 'up')),
+    ("scroll(direction='right')", _scroll(direction='right')),
+    ("finished(content='')", Action(kind='done')),
+])
+def test_calls_may_be_written_in_other_ways(call, action):
+  assert _decode(call) == action
+
+
+def test_box_tokens_are_read_in_both_conventions():
+  call = f"click(start_box='{BOX(966, 273)}')"
+  assert _decode(call, 'pixels', SIZE).point == (.5, .25)
+
+
+@pytest.mark.parametrize('written, keys', [
+    ('ctrl c', ('ctrl', 'c')),
+    (' Ctrl  SHIFT T ', ('ctrl', 'shift', 't')),
+    ('ctrl+c', ('ctrl', 'c')),
+    ('ctrl +', ('ctrl', '+')),
+    ('ctrl+plus', ('ctrl', '+')),
+    ('arrowleft', ('left',)),
+    ('arrowright', ('right',)),
+    ('arrowup', ('up',)),
+    ('alt arrowdown', ('alt', 'down')),
+    ('return', ('enter',)),
+    ('Enter', ('enter',)),
+    ('escape', ('esc',)),
+    ('page down', ('pagedown',)),
+    ('shift Page Up', ('shift', 'pageup')),
+    ('page_down', ('pagedown',)),
+    ('pgup', ('pageup',)),
+    ('command c', ('win', 'c')),
+    ('cmd+c', ('win', 'c')),
+    ('meta', ('win',)),
+    ('super', ('win',)),
+    ('win d', ('win', 'd')),
+    ('control space', ('ctrl', 'space')),
+    ('option f4', ('alt', 'f4')),
+    ('del', ('delete',)),
+    (r'\'', ("'",)),
+])
+def test_names_of_keys(written, keys):
+  assert _decode(f"hotkey(key='{written}')").keys == keys
+
+
+@pytest.mark.parametrize('written, text', [
+    ('a', 'a'),
+    (r"\'", "'"),
+    (r'\"', '"'),
+    (r'\\', '\\'),
+    (r'\n', '\n'),
+    (r'\t', '\t'),
+    (r'\\n', '\\n'),
+    (r'\\\n', '\\\n'),
+    (r'\d\x41\u0041', r'\d\x41\u0041'),  # no other escape, never code
+    ('a\nb', 'a\nb'),
+    ('"', '"'),
+    ("don't", "don't"),  # a quote that ends nothing
+    ("f('a' + 'b'", "f('a' + 'b'"),
+    ("'a' ", "'a' "),
+    ('a) , (b', 'a) , (b'),
+    ("{0} %s $(touch owned) `x`", "{0} %s $(touch owned) `x`"),
+    ('<|box_start|>(1,2)<|box_end|>', '<|box_start|>(1,2)<|box_end|>'),
+    ('字🙂\u2028', '字🙂\u2028'),
+])
+def test_texts(written, text):
+  assert _decode(f"type(content='{written}')").text == text
+
+
+def test_a_text_in_double_quotes_may_hold_single_ones():
+  assert _decode('''type(content="a', 'b")''').text == "a', 'b"
+
+
+def test_code_is_typed_and_nothing_else(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  action = Action(kind='type', text=INJECTION)
+  text = ui_tars.encode(action, thought=INJECTION, convention='thousand')
+  assert ui_tars.decode(text, convention='thousand') == (INJECTION, action)
+  with pytest.raises(ui_tars.UiTarsError, match='the end of the response'):
+    _decode(f"type(content='a{INJECTION}')")
+  assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('text, thought', [
+    ('Action: wait()', ''),
+    ('\n Action:wait()', ''),
+    ('Thought:\nAction: wait()', ''),
+    ('Thought: a\nAction: wait()', 'a'),
+    ('\nThought:a b \n\n\nAction: wait()\n', 'a b'),
+    ('Thought: a\nb\r\nAction:\nwait()', 'a\nb'),
+    ('Thought: Action: click\nAction: wait()', 'Action: click'),
+    # The last line that begins with it counts.
+    ('Thought: a\nAction: done()\nAction: wait()', 'a\nAction: done()'),
+    ('Thought: Thought: a\nAction: wait()', 'Thought: a'),
+])
+def test_thoughts(text, thought):
+  assert ui_tars.decode(text, convention='thousand') == (
+      thought, Action(kind='wait'))
+
+
+def test_an_empty_thought_is_not_written():
+  for thought in ('', ' \n'):
+    assert ui_tars.encode(Action(kind='wait'), thought=thought,
+                          convention='thousand') == 'Action: wait()'
+
+
+CALLS = ('click, left_double, right_single, drag, scroll, hotkey, type, wait, '
+         'finished, call_user')
+
+
+@pytest.mark.parametrize('text, message', [
+    ('', 'expected a line that begins with "Action:" at character 0, '
+     'got the end'),
+    ('I will click it', 'expected a line that begins with "Action:" at '
+     "character 0, got 'I will click it'"),
+    ('Thought: a Action: wait()', 'expected a line that begins with "Action:" '
+     "at character 0, got 'Thought: a Action: w'"),
+    ('So\nAction: wait()', 'expected "Thought:" before the line "Action:" at '
+     "character 0, got 'So\\nAction: wait()'"),
+    ('Action:', f'expected one of {CALLS} at character 7, got the end'),
+    ('Action: tap()', f"expected one of {CALLS} at character 8, got 'tap()'"),
+    ('Action: Click()', f'expected one of {CALLS} at character 8, '
+     "got 'Click()'"),
+    ("Action: __import__('os')", f'expected one of {CALLS} at character 8, '
+     'got "__import__(\'os\')"'),
+    ('Action: wait', 'expected ( at character 12, got the end'),
+    ('Action: wait(', 'expected ")" at character 13, got the end'),
+    ('Action: wait(1)', "expected \")\" at character 13, got '1)'"),
+    ('Action: wait() wait()', 'expected the end of the response at character '
+     "15, got 'wait()'"),
+    ("Action: click('(1,2)')", 'expected one of start_box at character 14, '
+     'got "\'(1,2)\')"'),
+    ("Action: click(end_box='(1,2)')", 'expected one of start_box at '
+     'character 14, got "end_box=\'(1,2)\')"'),
+    ("Action: click(start_box='(1,2)', start_box='(1,2)')",
+     'expected ")" at character 33, got "start_box=\'(1,2)\')"'),
+    ("Action: drag(start_box='(1,2)', start_box='(1,2)')",
+     'expected one of end_box at character 32, got "start_box=\'(1,2)\')"'),
+    ("Action: finished(content='', content='a')",
+     'expected ")" at character 29, got "content=\'a\')"'),
+    ("Action: click(start_box'(1,2)')",
+     'expected = at character 23, got "\'(1,2)\')"'),
+    ('Action: click(start_box=(1,2))',
+     "expected a quote at character 24, got '(1,2))'"),
+    ("Action: click(start_box='1,2')",
+     'expected ( at character 25, got "1,2\')"'),
+    ("Action: click(start_box='(,2)')", 'expected a whole number from 0 to '
+     '1000 at character 26, got ",2)\')"'),
+    ("Action: click(start_box='(1001,2)')", 'expected a whole number from 0 to '
+     '1000 at character 26, got "1001,2)\')"'),
+    ("Action: click(start_box='(00001,2)')", 'expected a whole number from 0 '
+     'to 1000 at character 26, got "00001,2)\')"'),
+    ("Action: click(start_box='(1,-2)')", 'expected a whole number from 0 to '
+     '1000 at character 28, got "-2)\')"'),
+    ("Action: click(start_box='(1,²)')", 'expected a whole number from 0 to '
+     '1000 at character 28, got "²)\')"'),
+    ("Action: click(start_box='(1.5,2)')",
+     'expected , at character 27, got ".5,2)\')"'),
+    ("Action: click(start_box='(1 2)')",
+     'expected , at character 28, got "2)\')"'),
+    ("Action: click(start_box='(1,2,3)')",
+     'expected ) at character 29, got ",3)\')"'),
+    ("Action: click(start_box='(1,2)",
+     "expected ' at character 30, got the end"),
+    ("Action: click(start_box='(1,2)\")",
+     "expected ' at character 30, got '\")'"),
+    ("Action: type(content='a)",
+     "expected the closing ' at character 24, got the end"),
+    ("Action: type(content='a' b)",
+     "expected the closing ' at character 27, got the end"),
+    ("Action: hotkey(key='ctrl hyper')", 'expected names of keys with spaces '
+     'between them at character 20, got "ctrl hyper\')"'),
+    ("Action: hotkey(key='ctrl++')", 'expected names of keys with spaces '
+     'between them at character 20, got "ctrl++\')"'),
+    # What the record refuses.
+    ('Action: click()', 'expected click with point, got none, in the call at '
+     'character 8'),
+    ("Action: drag(start_box='(1,2)')", 'expected drag with end, got none, in '
+     'the call at character 8'),
+    ("Action: scroll(start_box='(1,2)')", 'expected scroll with direction, got '
+     'none, in the call at character 8'),
+    ("Action: scroll(direction='in')", 'expected direction to be one of up, '
+     "down, left, right, got 'in', in the call at character 8"),
+    ("Action: type(content='')", 'expected type with text, got none, in the '
+     'call at character 8'),
+    ("Action: type(content='\0')", 'expected text to be 1 to 10000 characters '
+     "that can be typed, got '\\x00', in the call at character 8"),
+    ("Action: hotkey(key='')", 'expected hotkey with keys, got none, in the '
+     'call at character 8'),
+    ("Action: hotkey(key='a a')", 'expected keys to be 1 to 5 different names '
+     "of keys, got ('a', 'a'), in the call at character 8"),
+    ('Action: ' + 'a' * 65_529, 'expected at most 65536 characters, got 65537'),
+])
+def test_errors_name_the_place_and_what_was_expected(text, message):
+  with pytest.raises(ui_tars.UiTarsError) as caught:
+    ui_tars.decode(text, convention='thousand')
+  assert str(caught.value) == message
+
+
+def test_the_longest_response_is_read():
+  text = 'Thought: ' + 'a' * (65_536 - 9 - 15) + '\nAction: wait()'
+  assert len(text) == 65_536
+  thought, action = ui_tars.decode(text, convention='thousand')
+  assert ui_tars.encode(action, thought=thought, convention='thousand') == text
+  with pytest.raises(ui_tars.UiTarsError, match='at most 65536 characters'):
+    ui_tars.encode(action, thought=thought + 'a', convention='thousand')
+
+
+def test_the_longest_text_is_read():
+  action = Action(kind='type', text='\\' * 10_000)
+  text = ui_tars.encode(action, convention='thousand')
+  assert ui_tars.decode(text, convention='thousand') == ('', action)
+
+
+def test_a_scroll_of_another_amount_cannot_be_said():
+  action = Action(kind='scroll', direction='up', amount=3)
+  with pytest.raises(
+      ui_tars.UiTarsError, match='expected a scroll of 5 notches, got 3'):
+    ui_tars.encode(action, convention='thousand')
+
+
+@pytest.mark.parametrize('convention, size, message', [
+    ('relative', None, "'thousand' or 'pixels', got 'relative'"),
+    ('pixels', None, "expected a positive image_size with 'pixels', got None"),
+    ('pixels', (0, 28), 'expected a positive image_size'),
+])
+def test_a_callers_mistake_is_not_the_texts(convention, size, message):
+  for call, argument in ((ui_tars.decode, 'Action: wait()'),
+                         (ui_tars.encode, Action(kind='wait'))):
+    with pytest.raises(ValueError, match=message) as caught:
+      call(argument, convention=convention, image_size=size)
+    assert not isinstance(caught.value, actions.ActionError)
+
+
+# Properties.
+
+thoughts = st.just('') | action_strategies.texts | st.text(max_size=40)
+
+
+@pytest.mark.parametrize('convention, size', CONVENTIONS)
+def test_encode_then_decode_is_the_identity(convention, size):
+  grid = size or (1000, 1000)
+
+  @thousand_cases
+  @hypothesis.given(
+      action=action_strategies.some_actions(
+          action_strategies.grid_points(grid), amounts=st.just(5)),
+      thought=thoughts)
+  def check(action, thought):
+    assert isinstance(action, Action) and isinstance(thought, str)
+    for point in filter(None, (action.point, action.end)):
+      assert all((fraction * steps) == pytest.approx(round(fraction * steps))
+                 for fraction, steps in zip(point, grid, strict=True))
+    text = ui_tars.encode(
+        action, thought=thought, convention=convention, image_size=size)
+    assert ui_tars.decode(text, convention=convention, image_size=size) == (
+        thought.strip(), action)
+
+  check()
+
+
+@thousand_cases
+@hypothesis.given(action=action_strategies.some_actions(amounts=st.just(5)))
+def test_any_point_moves_by_half_a_step_at_most(action):
+  text = ui_tars.encode(action, convention='thousand')
+  _, decoded = ui_tars.decode(text, convention='thousand')
+  assert actions.matches(action, decoded, tolerance=.001)
+  assert ui_tars.encode(decoded, convention='thousand') == text
+
+
+@thousand_cases
+@hypothesis.given(
+    action=action_strategies.some_actions(amounts=st.just(5)),
+    cuts=st.tuples(st.integers(0, 200), st.integers(0, 200)),
+    inserted=st.sampled_from(action_strategies.FRAGMENTS) | st.text(max_size=5))
+def test_mutated_responses_raise_the_codecs_error_only(action, cuts, inserted):
+  text = ui_tars.encode(action, thought='a', convention='thousand')
+  assert text.startswith('Thought: a\nAction: ')
+  first, last = (min(cut, len(text)) for cut in cuts)
+  mutated = text[:first] + inserted + text[last:]
+  try:
+    thought, decoded = ui_tars.decode(mutated, convention='thousand')
+  except ui_tars.UiTarsError as error:
+    assert '\n' not in str(error) and str(error).startswith('expected ')
+  else:
+    assert actions.matches(decoded, decoded)
+    again = ui_tars.encode(decoded, thought=thought, convention='thousand')
+    assert ui_tars.decode(again, convention='thousand') == (thought, decoded)
+
+
+@thousand_cases
+@hypothesis.given(text=st.text() | st.text().map('Action: {}'.format))
+def test_arbitrary_text_raises_the_codecs_error_only(text):
+  assert isinstance(text, str)
+  for convention, size in CONVENTIONS:
+    try:
+      _, action = ui_tars.decode(text, convention=convention, image_size=size)
+    except ui_tars.UiTarsError:
+      continue
+    assert isinstance(action, Action)
