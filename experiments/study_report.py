@@ -16,7 +16,11 @@ _BASELINES = ('trajectory_grpo', 'step_grpo')
 # What the paper claims, as (with it, without it).
 _CLAIMS = {
     'SR-Traj helps': ('step', 'step_no_resampling'),
+    'SR-Traj helps, without SL-GRPO': (
+        'step_no_augmentation', 'step_advantage_only'),
     'SL-GRPO helps': ('step', 'step_no_augmentation'),
+    'SL-GRPO helps, without SR-Traj': (
+        'step_no_resampling', 'step_advantage_only'),
     'SR-Adv helps': ('step_advantage_only', 'step_grpo'),
     'the three beat `step_grpo`': ('step', 'step_grpo'),
     'the three beat `trajectory_grpo`': ('step', 'trajectory_grpo'),
