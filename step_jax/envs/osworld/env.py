@@ -36,7 +36,7 @@ from step_jax.envs.osworld import tasks as tasks_lib
 from step_jax.envs.osworld import upstream
 
 _START_SECONDS = 30.0  # for the first window of what a task starts
-_EXPERT_SECONDS = 5.0  # for an element that a scripted solution waits for
+_EXPERT_SECONDS = 15.0  # for an element that a scripted solution waits for
 _MAX_READS = 3  # of a screen of which the desktop tells only a part,
 _ANSWER_SECONDS = 10.0  # or nothing at all, since an application hangs
 _LOOK_PAUSE = 0.2  # seconds between two looks at a screen that changes
