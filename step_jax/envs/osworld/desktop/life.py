@@ -23,18 +23,20 @@ from typing import Any
 from step_jax.envs.osworld.desktop import home
 from step_jax.envs.osworld.desktop import processes
 from step_jax.envs.osworld.desktop import server
+from step_jax.envs.osworld.desktop import session
 
 _PATIENCE = 5.0   # seconds for killed processes to vanish
 
 
 def run(listener: socket.socket, *, user: int | None, with_parent: bool,
-        **settings: Any) -> int:
+        packages: str, **settings: Any) -> int:
   """Runs the server below a keeper until one of the three ends.
 
   Args:
     listener: the socket that the server listens on.
     user: the user id that the server and the desktop take; None: the present.
     with_parent: whether to end when this process' parent has ended.
+    packages: the folder that holds pyautogui.
     **settings: keyword arguments of `server.serve`.
 
   Returns:
@@ -45,8 +47,11 @@ def run(listener: socket.socket, *, user: int | None, with_parent: bool,
       signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
   processes.prctl(processes.SET_CHILD_SUBREAPER, 1)
   folder = tempfile.mkdtemp(prefix='step_jax_desktop_')
+  session.copy_code(folder, packages)
   if user is not None:
-    os.chown(folder, user, user)
+    for path, _, files in os.walk(folder):
+      for name in ('', *files):
+        os.chown(os.path.join(path, name), user, user)
   life, life_end = os.pipe()
   keeper = os.fork()
   if keeper == 0:

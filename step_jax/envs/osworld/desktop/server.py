@@ -21,17 +21,16 @@ _IDLE = 60.0   # seconds after which a silent connection is closed
 
 
 def serve(listener: socket.socket, *, folder: str, screen: tuple[int, int],
-          token: str | None, packages: str) -> None:
+          token: str | None) -> None:
   """Starts a desktop and serves it until a part of it ends.
 
   Args:
     listener: the socket to listen on.
-    folder: an empty folder of this process' user.
+    folder: of this process' user, with the desktop's code.
     screen: width and height.
     token: what every request must show; None: nothing.
-    packages: the folder that holds pyautogui.
   """
-  desktop = session.Session(folder, size=screen, packages=packages)
+  desktop = session.Session(folder, size=screen)
   try:
     desktop.start()
   except (OSError, RuntimeError) as error:

@@ -29,6 +29,24 @@ _GRACE = 0.5   # seconds more until the helper is taken to hang
 _AFTERMATH = 0.1   # seconds in which the cause of an end ends too
 
 
+def copy_code(folder: str, packages: str) -> None:
+  """Copies what the desktop's user may not be able to read where it lies.
+
+  Args:
+    folder: of the desktop.
+    packages: the folder that holds pyautogui.
+  """
+  code = os.path.join(folder, 'code')
+  for name in _LIBRARIES:
+    source = os.path.join(packages, name)
+    if os.path.isdir(source):
+      shutil.copytree(source, os.path.join(code, name))
+  shutil.copytree(
+      os.path.dirname(__file__),
+      os.path.join(code, *__name__.split('.')[:-1]),
+      ignore=shutil.ignore_patterns('__pycache__'))
+
+
 class Session:
   """One desktop in one folder.
 
@@ -39,13 +57,12 @@ class Session:
     programs: starts programs on it.
   """
 
-  def __init__(self, folder: str, *, size: tuple[int, int], packages: str):
+  def __init__(self, folder: str, *, size: tuple[int, int]):
     """Prepares the folder; `start` starts the desktop.
 
     Args:
-      folder: an empty folder that belongs to this process' user.
+      folder: belongs to this process' user; holds what `copy_code` puts there.
       size: width and height of the screen.
-      packages: the folder that holds pyautogui.
     """
     self.display = ''
     self.home = os.path.join(folder, 'home', 'user')
@@ -53,7 +70,7 @@ class Session:
     self._size = size
     self._essential: set[int] = set()
     self._helpers: dict[str, helper.Helper] = {}
-    for name in ('run', 'tmp', 'bin', 'code'):
+    for name in ('run', 'tmp', 'bin'):
       os.makedirs(os.path.join(folder, name), mode=0o700)
     self._log = open(os.path.join(folder, 'log'), 'ab')
     self.environment = self._make_environment()
@@ -61,14 +78,6 @@ class Session:
         self.environment, folder=folder, log=self._log,
         list_windows=lambda: self.ask_screen('windows'))
     os.symlink('/usr/bin/python3', os.path.join(folder, 'bin', 'python'))
-    for name in _LIBRARIES:
-      source = os.path.join(packages, name)
-      if os.path.isdir(source):
-        shutil.copytree(source, os.path.join(folder, 'code', name))
-    shutil.copytree(   # The user may not be able to read the original.
-        os.path.dirname(__file__),
-        os.path.join(folder, 'code', *__name__.split('.')[:-1]),
-        ignore=shutil.ignore_patterns('__pycache__'))
     compileall.compile_dir(os.path.join(folder, 'code'), quiet=2)
     home.make(os.path.join(folder, 'template'))
     self._restore_home()
