@@ -92,6 +92,7 @@ def test_ready_line(desktop):
   health = desktop.client.get('/health').json()
   assert health == {
       'status': 'ok', 'display': desktop.display, 'home': str(desktop.home),
+      'crashed': [],
       'width': 1280, 'height': 720}
 
 
