@@ -92,5 +92,8 @@ def env():
 @pytest.mark.parametrize('way', check_tasks.WAYS)
 @pytest.mark.parametrize('task', PLAYED)
 def test_a_real_desktop_gives_the_right_score(env, task, way):
-  score, _ = check_tasks.play(env, ALL[task], way)
+  for _ in range(3):  # None: on a busy machine an element came too late
+    score, _ = check_tasks.play(env, ALL[task], way)
+    if score is not None:
+      break
   assert score == check_tasks.WAYS[way]
