@@ -2,13 +2,13 @@
 
   python benchmarks/fuzz_codecs.py [--strings=1000000] [--seed=0]
 
-Three in four are good responses that were broken in one to three places,
-the others random characters and pieces of its grammar. Each is read in one of
-the conventions in turn, and for computer_13 as it is, as JSON, and as the text,
-the key and the action type of a dictionary. What raises anything but the
-codec's own error ends the run with the string and exit code 1; what parses has
-to match itself and be written and read again as the same. Every string is a
-function of the seed and its number.
+Three in four are good responses that were broken in one to three places, the
+others random characters and pieces of its grammar. Each is read in one of the
+conventions in turn, as a desktop's and a phone's, and for computer_13 and
+JSONAction as it is, as JSON, and as texts, keys and types of a dictionary. What
+raises anything but the codec's own error ends the run with the string and exit
+code 1; what parses has to match itself and be written and read again as the
+same. Every string is a function of the seed and its number.
 """
 
 import collections
@@ -25,6 +25,7 @@ import numpy as np  # noqa: E402
 
 from step_jax.envs import actions  # noqa: E402
 from step_jax.envs import computer_13  # noqa: E402
+from step_jax.envs import json_action  # noqa: E402
 from step_jax.envs import ui_tars  # noqa: E402
 
 _STRINGS = flags.DEFINE_integer(
@@ -33,6 +34,8 @@ _SEED = flags.DEFINE_integer('seed', 0, 'of everything', lower_bound=0)
 
 _CONVENTIONS = (('thousand', None), ('pixels', (1932, 1092)))
 _SCREEN = (1920, 1080)
+_ERRORS = (ui_tars.UiTarsError, computer_13.Computer13Error,
+           json_action.JSONActionError)
 _SHARD = 10_000  # strings of one generator
 _RESPONSES = (
     "Thought: a\nAction: click(start_box='(12,345)')",
@@ -47,12 +50,20 @@ _RESPONSES = (
     'Thought: c\nAction: wait()',
     "Action: finished(content='42')",
     'Action: call_user()',
+    "Action: long_press(start_box='(12,345)', time='1')",
+    "Thought: d\nAction: open_app(app_name='Clock')",
+    'Action: press_home()',
     '{"action_type": "CLICK", "parameters": {"x": 1, "y": 2}}',
     '[{"action_type": "MOVE_TO", "parameters": {"x": 1, "y": 2}},'
     ' {"action_type": "DRAG_TO", "parameters": {"x": 3, "y": 4}}]',
     '{"action_type": "SCROLL", "parameters": {"dx": 0, "dy": -3}}',
     '{"action_type": "HOTKEY", "parameters": {"keys": ["ctrl", "c"]}}',
     '{"action_type": "TYPING", "parameters": {"text": "a"}}',
+    '{"action_type": "click", "x": 1, "y": 2}',
+    '{"action_type": "scroll", "direction": "up"}',
+    '{"action_type": "swipe", "direction": "left"}',
+    '[{"action_type": "answer", "text": "42"},'
+    ' {"action_type": "status", "goal_status": "complete"}]',
 )
 _PIECES = (
     'Thought:', '\nAction:', 'Action: ', 'click(', 'type(', 'hotkey(', 'wait()',
@@ -93,19 +104,25 @@ def _make(rng):
   return ''.join(_random_piece(rng) for _ in range(int(rng.integers(24))))
 
 
-def _as_ui_tars(text, convention, size):
-  thought, action = ui_tars.decode(
-      text, convention=convention, image_size=size)
-  again = ui_tars.encode(
-      action, thought=thought, convention=convention, image_size=size)
-  return action, ui_tars.decode(
-      again, convention=convention, image_size=size) == (thought, action)
+def _as_ui_tars(text, convention, size, platform):
+  form = {'convention': convention, 'image_size': size, 'platform': platform}
+  thought, action = ui_tars.decode(text, **form)
+  again = ui_tars.encode(action, thought=thought, **form)
+  return action, ui_tars.decode(again, **form) == (thought, action)
 
 
 def _as_computer_13(commands):
   action = computer_13.decode(commands, screen_size=_SCREEN)
   again = computer_13.encode(action, screen_size=_SCREEN)
   return action, computer_13.decode(again, screen_size=_SCREEN) == action
+
+
+def _as_json_action(commands):
+  action = json_action.decode(commands, screen_size=_SCREEN)
+  again = json_action.decode(
+      json_action.encode(action, screen_size=_SCREEN), screen_size=_SCREEN)
+  # What lies between two pixels is moved to one, and the edge onto the screen.
+  return action, actions.matches(action, again, tolerance=2 / min(_SCREEN))
 
 
 def _commands(text):
@@ -118,6 +135,8 @@ def _commands(text):
   yield {'action_type': 'TYPING', 'parameters': {'text': text}}
   yield {'action_type': 'PRESS', 'parameters': {'key': text}}
   yield {'action_type': text, 'x': text}
+  yield {'action_type': 'input_text', 'text': text}
+  yield {'action_type': 'open_app', 'app_name': text}
 
 
 def _try(read, counts, *arguments):
@@ -125,7 +144,7 @@ def _try(read, counts, *arguments):
   name = read.__name__.removeprefix('_as_')
   try:
     action, same = read(*arguments)
-  except (ui_tars.UiTarsError, computer_13.Computer13Error) as error:
+  except _ERRORS as error:
     counts[name, type(error).__name__] += 1
     return
   if not same or not actions.matches(action, action):
@@ -142,9 +161,11 @@ def main(argv):
       rng = np.random.default_rng((_SEED.value, number // _SHARD))
     text = _make(rng)
     try:
-      _try(_as_ui_tars, counts, text, *_CONVENTIONS[number % 2])
+      for platform in ('desktop', 'mobile'):
+        _try(_as_ui_tars, counts, text, *_CONVENTIONS[number % 2], platform)
       for commands in _commands(text):
         _try(_as_computer_13, counts, commands)
+        _try(_as_json_action, counts, commands)
     except Exception as error:
       sys.exit(f'string {number} of seed {_SEED.value}, {text!r}: '
                f'{type(error).__name__}: {error}')

@@ -11,6 +11,11 @@ FRAGMENTS = (
     '$(touch owned)', '`touch owned`', '<|box_start|>', '<|im_end|>', 'é', '字',
     '🙂', '\u2028', '\u00a0', '\u200b', ' ', 'a')
 
+DESKTOP = ('click', 'double_click', 'right_click', 'drag', 'scroll', 'type',
+           'hotkey', 'wait', 'done', 'fail')
+MOBILE = ('click', 'long_press', 'drag', 'scroll', 'type', 'open_app',
+          'press_home', 'press_back', 'wait', 'done')
+
 points = st.tuples(st.floats(0, 1), st.floats(0, 1))
 texts = st.one_of(
     st.sampled_from(FRAGMENTS),
@@ -31,15 +36,18 @@ def grid_points(size):
 
 
 def some_actions(points=points, *, amounts=st.integers(1, actions.MAX_AMOUNT),
-                 answers=st.just('') | texts):
-  """Actions of all kinds, equally often."""
+                 answers=st.just('') | texts, kinds=DESKTOP):
+  """Actions of some kinds, equally often."""
   def kind(name, **arguments):
     return st.builds(actions.Action, kind=st.just(name), **arguments)
 
+  pointed = {'point': points}
+  arguments = {
+      'click': pointed, 'double_click': pointed, 'right_click': pointed,
+      'long_press': pointed, 'drag': {'point': points, 'end': points},
+      'scroll': {'point': st.none() | points, 'amount': amounts,
+                 'direction': st.sampled_from(actions.DIRECTIONS)},
+      'type': {'text': texts}, 'open_app': {'text': texts},
+      'hotkey': {'keys': keys}, 'done': {'text': answers}}
   return st.one_of(
-      kind('click', point=points), kind('double_click', point=points),
-      kind('right_click', point=points), kind('drag', point=points, end=points),
-      kind('scroll', point=st.none() | points, amount=amounts,
-           direction=st.sampled_from(actions.DIRECTIONS)),
-      kind('type', text=texts), kind('hotkey', keys=keys), kind('wait'),
-      kind('done', text=answers), kind('fail'))
+      [kind(name, **arguments.get(name, {})) for name in kinds])

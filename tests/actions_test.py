@@ -20,10 +20,14 @@ GOOD = {
     'click': {'point': (.5, .25)},
     'double_click': {'point': (0., 1.)},
     'right_click': {'point': (1, 0)},
+    'long_press': {'point': (.5, .5)},
     'drag': {'point': (.1, .2), 'end': (.3, .4)},
     'scroll': {'direction': 'down', 'amount': 5},
     'type': {'text': 'a\tb\n'},
     'hotkey': {'keys': ('ctrl', 'shift', 't')},
+    'open_app': {'text': 'Clock'},
+    'press_home': {},
+    'press_back': {},
     'wait': {},
     'done': {},
     'fail': {},
@@ -89,6 +93,7 @@ def test_what_is_missing_or_superfluous_is_named(kind):
     ('type', 'text', '\x85'),
     ('type', 'text', '\ud800'),
     ('type', 'text', 'a' * 10_001),
+    ('open_app', 'text', 'a\0b'),
     ('hotkey', 'keys', 'a'),
     ('hotkey', 'keys', ['a']),
     ('hotkey', 'keys', ('A',)),
@@ -188,6 +193,10 @@ def _type(text):
   return Action(kind='type', text=text)
 
 
+def _open(name):
+  return Action(kind='open_app', text=name)
+
+
 def _press(*keys):
   return Action(kind='hotkey', keys=keys)
 
@@ -223,6 +232,12 @@ def _press(*keys):
     (_press('ctrl', 't'), _press('t', 'ctrl'), False),
     (_press('a', 'b'), _press('b', 'a'), False),
     (_press('ctrl', 'c'), _press('ctrl', 'v'), False),
+    (_click(.5, .5, 'long_press'), _click(.5, .51, 'long_press'), True),
+    (_click(.5, .5, 'long_press'), _click(.5, .5), False),
+    (_open('Simple  Clock'), _open('Simple Clock'), True),
+    (_open('Clock'), _open('Camera'), False),
+    (Action(kind='press_home'), Action(kind='press_home'), True),
+    (Action(kind='press_home'), Action(kind='press_back'), False),
 ])
 def test_matching(a, b, expected):
   assert actions.matches(a, b) is expected
@@ -254,7 +269,7 @@ EIGHTHS = [  # as these fractions are exact
     ((.2, .12), (.29, .12), [BUTTON, BUTTON], True),
 ])
 def test_elements_decide_where_they_are_known(a, b, boxes, expected):
-  for kind in ('click', 'double_click', 'right_click'):
+  for kind in ('click', 'double_click', 'right_click', 'long_press'):
     for one, other in ((a, b), (b, a)):
       assert actions.matches(_click(*one, kind), _click(*other, kind),
                              boxes=boxes) is expected
@@ -285,7 +300,8 @@ def test_a_tolerance_that_is_none_is_refused(tolerance):
 
 @thousand_cases
 @hypothesis.given(
-    a=action_strategies.some_actions(), b=action_strategies.some_actions(),
+    a=action_strategies.some_actions(kinds=actions.KINDS),
+    b=action_strategies.some_actions(kinds=actions.KINDS),
     boxes=st.lists(st.tuples(*[st.floats(0, 1)] * 4), max_size=4))
 def test_matching_is_reflexive_and_symmetric(a, b, boxes):
   assert isinstance(a, Action) and isinstance(b, Action)

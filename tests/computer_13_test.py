@@ -170,6 +170,17 @@ def test_errors_say_what_was_expected(commands, message):
   assert str(caught.value) == message
 
 
+@pytest.mark.parametrize('action', [
+    Action(kind='long_press', point=(.5, .5)),
+    Action(kind='open_app', text='Clock'), Action(kind='press_home'),
+    Action(kind='press_back')], ids=lambda action: action.kind)
+def test_what_only_a_phone_can_do_has_no_words(action):
+  with pytest.raises(
+      computer_13.Computer13Error,
+      match=f'expected an action of a desktop, got {action.kind}'):
+    computer_13.encode(action, screen_size=SIZE)
+
+
 def test_an_answer_has_no_room():
   with pytest.raises(computer_13.Computer13Error,
                      match="expected done without text, got '42'"):
@@ -259,4 +270,4 @@ def test_the_strategy_of_commands_reaches_actions_and_errors():
       kinds.add('error')
 
   collect()
-  assert kinds == {'error', *actions.KINDS}
+  assert kinds == {'error', *action_strategies.DESKTOP}

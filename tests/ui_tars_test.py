@@ -309,6 +309,100 @@ def test_a_callers_mistake_is_not_the_texts(convention, size, message):
     with pytest.raises(ValueError, match=message) as caught:
       call(argument, convention=convention, image_size=size)
     assert not isinstance(caught.value, actions.ActionError)
+    with pytest.raises(ValueError, match="'desktop' or 'mobile', got 'tv'"):
+      call(argument, convention='thousand', platform='tv')
+
+
+# What each call of a phone is, as it is written in both conventions.
+@pytest.mark.parametrize('action, thousand, pixels', [
+    (Action(kind='click', point=(.5, .25)),
+     f"click(start_box='{BOX(500, 250)}')", "click(start_box='(966,273)')"),
+    (Action(kind='long_press', point=(.5, .25)),
+     f"long_press(start_box='{BOX(500, 250)}')",
+     "long_press(start_box='(966,273)')"),
+    (Action(kind='drag', point=(.5, .25), end=(.25, .5)),
+     f"drag(start_box='{BOX(500, 250)}', end_box='{BOX(250, 500)}')",
+     "drag(start_box='(966,273)', end_box='(483,546)')"),
+    (_scroll((.5, .25), 'up'),
+     f"scroll(start_box='{BOX(500, 250)}', direction='up')",
+     "scroll(start_box='(966,273)', direction='up')"),
+    (Action(kind='type', text="it's\n"), r"type(content='it\'s\n')",
+     r"type(content='it\'s\n')"),
+    (Action(kind='open_app', text="Ana's 'Clock'"),
+     r"open_app(app_name='Ana\'s \'Clock\'')",
+     r"open_app(app_name='Ana\'s \'Clock\'')"),
+    (Action(kind='press_home'), 'press_home()', 'press_home()'),
+    (Action(kind='press_back'), 'press_back()', 'press_back()'),
+    (Action(kind='wait'), 'wait()', 'wait()'),
+    (Action(kind='done'), 'finished()', 'finished()'),
+    (Action(kind='done', text='3'), "finished(content='3')",
+     "finished(content='3')"),
+])
+def test_calls_of_a_phone(action, thousand, pixels):
+  for (convention, size), call in zip(
+      CONVENTIONS, (thousand, pixels), strict=True):
+    text = f'Thought: do it\nAction: {call}'
+    assert ui_tars.encode(action, thought='do it', convention=convention,
+                          image_size=size, platform='mobile') == text
+    assert ui_tars.decode(text, convention=convention, image_size=size,
+                          platform='mobile') == ('do it', action)
+
+
+@pytest.mark.parametrize('call', [
+    "long_press(start_box='(500,250)', time='')",
+    "long_press(time='2', start_box='(500,250)')"])
+def test_the_time_of_a_long_press_is_ignored(call):
+  assert _decode_mobile(call) == Action(kind='long_press', point=(.5, .25))
+
+
+def _decode_mobile(call):
+  return ui_tars.decode(
+      f'Action: {call}', convention='thousand', platform='mobile')[1]
+
+
+MOBILE_CALLS = ('click, long_press, drag, scroll, type, open_app, press_home, '
+                'press_back, wait, finished')
+
+
+@pytest.mark.parametrize('call, message', [
+    ("hotkey(key='enter')", f'expected one of {MOBILE_CALLS} at character 8, '
+     'got "hotkey(key=\'enter\')"'),
+    ('call_user()', f"expected one of {MOBILE_CALLS} at character 8, got "
+     "'call_user()'"),
+    ('open_app()', 'expected open_app with text, got none, in the call at '
+     'character 8'),
+    ("long_press(time='1')", 'expected long_press with point, got none, in '
+     'the call at character 8'),
+    ("press_home(time='1')",
+     'expected ")" at character 19, got "time=\'1\')"'),
+    ("long_press(time='1', time='1')", 'expected one of start_box at '
+     'character 29, got "time=\'1\')"'),
+])
+def test_errors_of_a_phones_calls(call, message):
+  with pytest.raises(ui_tars.UiTarsError) as caught:
+    _decode_mobile(call)
+  assert str(caught.value) == message
+
+
+def test_each_platform_has_calls_of_its_own():
+  for platform, kinds in (('desktop', action_strategies.DESKTOP),
+                          ('mobile', action_strategies.MOBILE)):
+    said = set()
+
+    @thousand_cases
+    @hypothesis.given(action_strategies.some_actions(
+        amounts=st.just(5), kinds=actions.KINDS))
+    def check(action):
+      try:
+        ui_tars.encode(action, convention='thousand', platform=platform)
+      except ui_tars.UiTarsError as error:
+        assert str(error).endswith(f'on {platform}, got {action.kind}')
+        assert action.kind not in said
+      else:
+        said.add(action.kind)
+
+    check()
+    assert said == set(kinds)
 
 
 # Properties.
@@ -316,14 +410,17 @@ def test_a_callers_mistake_is_not_the_texts(convention, size, message):
 thoughts = st.just('') | action_strategies.texts | st.text(max_size=40)
 
 
+@pytest.mark.parametrize('platform, kinds', [
+    ('desktop', action_strategies.DESKTOP),
+    ('mobile', action_strategies.MOBILE)])
 @pytest.mark.parametrize('convention, size', CONVENTIONS)
-def test_encode_then_decode_is_the_identity(convention, size):
+def test_encode_then_decode_is_the_identity(convention, size, platform, kinds):
   grid = size or (1000, 1000)
 
   @thousand_cases
   @hypothesis.given(
       action=action_strategies.some_actions(
-          action_strategies.grid_points(grid), amounts=st.just(5)),
+          action_strategies.grid_points(grid), amounts=st.just(5), kinds=kinds),
       thought=thoughts)
   def check(action, thought):
     assert isinstance(action, Action) and isinstance(thought, str)
@@ -331,9 +428,11 @@ def test_encode_then_decode_is_the_identity(convention, size):
       assert all((fraction * steps) == pytest.approx(round(fraction * steps))
                  for fraction, steps in zip(point, grid, strict=True))
     text = ui_tars.encode(
-        action, thought=thought, convention=convention, image_size=size)
-    assert ui_tars.decode(text, convention=convention, image_size=size) == (
-        thought.strip(), action)
+        action, thought=thought, convention=convention, image_size=size,
+        platform=platform)
+    assert ui_tars.decode(
+        text, convention=convention, image_size=size, platform=platform) == (
+            thought.strip(), action)
 
   check()
 
@@ -347,24 +446,33 @@ def test_any_point_moves_by_half_a_step_at_most(action):
   assert ui_tars.encode(decoded, convention='thousand') == text
 
 
-@thousand_cases
-@hypothesis.given(
-    action=action_strategies.some_actions(amounts=st.just(5)),
-    cuts=st.tuples(st.integers(0, 200), st.integers(0, 200)),
-    inserted=st.sampled_from(action_strategies.FRAGMENTS) | st.text(max_size=5))
-def test_mutated_responses_raise_the_codecs_error_only(action, cuts, inserted):
-  text = ui_tars.encode(action, thought='a', convention='thousand')
-  assert text.startswith('Thought: a\nAction: ')
-  first, last = (min(cut, len(text)) for cut in cuts)
-  mutated = text[:first] + inserted + text[last:]
-  try:
-    thought, decoded = ui_tars.decode(mutated, convention='thousand')
-  except ui_tars.UiTarsError as error:
-    assert '\n' not in str(error) and str(error).startswith('expected ')
-  else:
-    assert actions.matches(decoded, decoded)
-    again = ui_tars.encode(decoded, thought=thought, convention='thousand')
-    assert ui_tars.decode(again, convention='thousand') == (thought, decoded)
+@pytest.mark.parametrize('platform, kinds', [
+    ('desktop', action_strategies.DESKTOP),
+    ('mobile', action_strategies.MOBILE)])
+def test_mutated_responses_raise_the_codecs_error_only(platform, kinds):
+  form = {'convention': 'thousand', 'platform': platform}
+
+  @thousand_cases
+  @hypothesis.given(
+      action=action_strategies.some_actions(amounts=st.just(5), kinds=kinds),
+      cuts=st.tuples(st.integers(0, 200), st.integers(0, 200)),
+      inserted=st.sampled_from(action_strategies.FRAGMENTS) |
+      st.text(max_size=5))
+  def check(action, cuts, inserted):
+    text = ui_tars.encode(action, thought='a', **form)
+    assert text.startswith('Thought: a\nAction: ')
+    first, last = (min(cut, len(text)) for cut in cuts)
+    mutated = text[:first] + inserted + text[last:]
+    try:
+      thought, decoded = ui_tars.decode(mutated, **form)
+    except ui_tars.UiTarsError as error:
+      assert '\n' not in str(error) and str(error).startswith('expected ')
+    else:
+      assert actions.matches(decoded, decoded)
+      again = ui_tars.encode(decoded, thought=thought, **form)
+      assert ui_tars.decode(again, **form) == (thought, decoded)
+
+  check()
 
 
 @thousand_cases

@@ -1,8 +1,9 @@
 """What an agent can do to a screen, whatever words it writes it in.
 
-`Action` is the one record between codecs (UI-TARS text, computer_13
-dictionaries, elements) and whatever executes it. A point is (x, y) in
-fractions of the screen: 0 is its left or top edge, 1 its right or bottom edge.
+`Action` is the one record between codecs (UI-TARS text, the dictionaries of
+computer_13 and AndroidWorld, elements) and whatever executes it. A point is
+(x, y) in fractions of the screen: 0 is its left or top edge, 1 its right or
+bottom edge.
 On a grid of `size` steps, such as the pixels of a screen or UI-TARS' 1000, the
 fraction of position p is p / size, so that `to_grid` returns every p of 0 to
 `size` unchanged. Position `size` lies one beyond the last pixel: `to_pixel`,
@@ -49,10 +50,14 @@ _ARGUMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     'click': (('point',), ()),
     'double_click': (('point',), ()),
     'right_click': (('point',), ()),
+    'long_press': (('point',), ()),
     'drag': (('point', 'end'), ()),
     'scroll': (('direction', 'amount'), ('point',)),
     'type': (('text',), ()),
     'hotkey': (('keys',), ()),
+    'open_app': (('text',), ()),
+    'press_home': ((), ()),
+    'press_back': ((), ()),
     'wait': ((), ()),
     'done': ((), ('text',)),
     'fail': ((), ()),
@@ -85,11 +90,11 @@ class Action:
   (0.5, 0.25)
   """
   kind: str  # one of KINDS
-  point: Point | None = None  # clicks, drag; scroll: None is at the pointer
+  point: Point | None = None  # where; scroll: None is at the pointer
   end: Point | None = None  # drag
   direction: str = ''  # scroll: one of DIRECTIONS, where the view goes
   amount: int = 0  # scroll: notches of the wheel
-  text: str = ''  # type: '\n' is Enter; done: the answer, if there is one
+  text: str = ''  # type: '\n' is Enter; open_app: its name; done: an answer
   keys: tuple[str, ...] = ()  # hotkey: of KEYS, pressed in this order
 
   def __post_init__(self) -> None:
@@ -194,9 +199,9 @@ def matches(a: Action | None, b: Action | None, *,
 
   They are if kind and canonical arguments are equal: text with white space
   trimmed and collapsed, the modifiers that a hotkey begins with in any order.
-  The points of clicks and scrolls are equal if they fall on the same element;
-  where neither falls on one, and for both ends of a drag, if they are no
-  further apart than the tolerance.
+  The points of clicks, presses and scrolls are equal if they fall on the same
+  element; where neither falls on one, and for both ends of a drag, if they are
+  no further apart than the tolerance.
 
   Args:
     a: None, for an answer that does not parse, matches nothing.

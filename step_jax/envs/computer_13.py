@@ -40,6 +40,7 @@ _CLICKS = {
 _WHEEL = {  # pyautogui: up and right are positive
     'up': ('dy', 1), 'down': ('dy', -1),
     'right': ('dx', 1), 'left': ('dx', -1)}
+_PHONE = ('long_press', 'open_app', 'press_home', 'press_back')
 _KEYS = {'space': ' '}  # which OSWorld's list does not call by its name
 
 Command = dict[str, Any] | str
@@ -202,7 +203,8 @@ def encode(action: actions.Action, *,
     One dictionary or word; two for a drag or a scroll at a point.
 
   Raises:
-    Computer13Error: for a done with an answer, which they have no room for.
+    Computer13Error: for what they have no words for: what only a phone can do,
+      and a done with an answer.
   """
   def command(action_type: str, **parameters: Any) -> Command:
     return {'action_type': action_type, 'parameters': parameters}
@@ -212,6 +214,9 @@ def encode(action: actions.Action, *,
             for fraction, size in zip(point, screen_size, strict=True))
     return command(action_type, x=x, y=y)
 
+  if action.kind in _PHONE:
+    raise Computer13Error(
+        f'expected an action of a desktop, got {action.kind}')
   if action.text and action.kind == 'done':
     raise Computer13Error(
         f'expected done without text, got {actions.describe(action.text)}')

@@ -6,7 +6,7 @@
   point     = ["<|box_start|>"] "(" number "," number ")" ["<|box_end|>"]
   keys      = name {(" " | "+") name}
 
-with these calls, of arguments in any order:
+with these calls on a desktop, of arguments in any order:
 
   click(start_box=point)                      click
   left_double(start_box=point)                double_click
@@ -19,6 +19,14 @@ with these calls, of arguments in any order:
   finished([content=text])                    done
   call_user()                                 fail: OSWorld's agent of UI-TARS
                                               answers FAIL, "infeasible", to it
+
+and these on a phone (platform 'mobile'), where nothing says fail:
+
+  click, drag, scroll, type, wait, finished   as above
+  long_press(start_box=point[, time=text])    long_press; its time is ignored
+  open_app(app_name=text)                     open_app
+  press_home()                                press_home
+  press_back()                                press_back
 
 White space may stand around every sign. The action is what follows the last
 line that begins with "Action:". In a text a backslash may stand before a
@@ -36,12 +44,15 @@ from typing import Any, Literal, NoReturn
 from step_jax.envs import actions
 
 Convention = Literal['thousand', 'pixels']
+Platform = Literal['desktop', 'mobile']
 
 MAX_LENGTH = 65_536  # characters of a response
 SCROLL_AMOUNT = 5  # wheel notches
 
 _BOX_START, _BOX_END = '<|box_start|>', '<|box_end|>'
-_CALLS: dict[str, tuple[str, dict[str, str]]] = {  # argument: field of Action
+# The kind of each call, and the field of each argument, '' for none.
+_Calls = dict[str, tuple[str, dict[str, str]]]
+_DESKTOP: _Calls = {
     'click': ('click', {'start_box': 'point'}),
     'left_double': ('double_click', {'start_box': 'point'}),
     'right_single': ('right_click', {'start_box': 'point'}),
@@ -53,9 +64,24 @@ _CALLS: dict[str, tuple[str, dict[str, str]]] = {  # argument: field of Action
     'finished': ('done', {'content': 'text'}),
     'call_user': ('fail', {}),
 }
+_MOBILE: _Calls = {
+    'click': _DESKTOP['click'],
+    'long_press': ('long_press', {'start_box': 'point', 'time': ''}),
+    'drag': _DESKTOP['drag'],
+    'scroll': _DESKTOP['scroll'],
+    'type': _DESKTOP['type'],
+    'open_app': ('open_app', {'app_name': 'text'}),
+    'press_home': ('press_home', {}),
+    'press_back': ('press_back', {}),
+    'wait': _DESKTOP['wait'],
+    'finished': _DESKTOP['finished'],
+}
+_CALLS = {'desktop': _DESKTOP, 'mobile': _MOBILE}
 _DIGITS = frozenset(string.digits)
 _LETTERS = frozenset(string.ascii_lowercase + '_')
-_NAMES = {kind: (name, names) for name, (kind, names) in _CALLS.items()}
+_NAMES = {
+    platform: {kind: (name, names) for name, (kind, names) in calls.items()}
+    for platform, calls in _CALLS.items()}
 _ESCAPES = {'\\': '\\', "'": "'", '"': '"', 'n': '\n', 't': '\t'}
 _ESCAPED = str.maketrans({
     character: '\\' + letter for letter, character in _ESCAPES.items()})
@@ -72,14 +98,15 @@ class UiTarsError(actions.ActionError):
 
 
 def decode(text: str, *, convention: Convention,
-           image_size: tuple[int, int] | None = None
-           ) -> tuple[str, actions.Action]:
+           image_size: tuple[int, int] | None = None,
+           platform: Platform = 'desktop') -> tuple[str, actions.Action]:
   """Reads a response.
 
   Args:
     text: what the model wrote.
     convention: how it counts coordinates.
     image_size: (width, height) of the picture it saw, for 'pixels'.
+    platform: whose calls it knows.
 
   Returns:
     `(thought, action)`; the thought is trimmed, and '' if there is none.
@@ -87,23 +114,24 @@ def decode(text: str, *, convention: Convention,
   Raises:
     UiTarsError: names the character and what was expected there. No other
       error comes from the text.
-    ValueError: for another convention or a missing image_size.
+    ValueError: for another convention or platform, or a missing image_size.
 
   >>> decode("Action: click(start_box='(250,500)')", convention='thousand')[1]
   ... # doctest: +ELLIPSIS
   Action(kind='click', point=(0.25, 0.5), ...)
   """
-  grid = _grid(convention, image_size)
+  grid = _grid(convention, image_size, platform)
   if len(text) > MAX_LENGTH:
     raise UiTarsError(
         f'expected at most {MAX_LENGTH} characters, got {len(text)}')
   thought, start = _split(text)
-  return thought, _Parser(text, start, grid).parse_call()
+  return thought, _Parser(text, start, grid, _CALLS[platform]).parse_call()
 
 
 def encode(action: actions.Action, *, thought: str = '',
            convention: Convention,
-           image_size: tuple[int, int] | None = None) -> str:
+           image_size: tuple[int, int] | None = None,
+           platform: Platform = 'desktop') -> str:
   """Writes a response that `decode` reads as the same thought and action.
 
   Coordinates are rounded to the nearest thousandth or pixel.
@@ -113,23 +141,27 @@ def encode(action: actions.Action, *, thought: str = '',
     thought: in words; white space around it is lost.
     convention: how to count coordinates.
     image_size: (width, height) of the picture, for 'pixels'.
+    platform: whose calls to write.
 
   Returns:
     `Thought: ...` unless it is empty, and a line `Action: ...`.
 
   Raises:
-    UiTarsError: for a scroll of another amount than 5, or a thought with which
-      the response is too long.
-    ValueError: for another convention or a missing image_size.
+    UiTarsError: for a kind that the platform has no call for, a scroll of
+      another amount than 5, or a thought with which the response is too long.
+    ValueError: for another convention or platform, or a missing image_size.
   """
-  grid = _grid(convention, image_size)
+  grid = _grid(convention, image_size, platform)
+  if action.kind not in _NAMES[platform]:
+    raise UiTarsError(f'expected an action of {", ".join(_NAMES[platform])} '
+                      f'on {platform}, got {action.kind}')
   if action.kind == 'scroll' and action.amount != SCROLL_AMOUNT:
     raise UiTarsError(f'expected a scroll of {SCROLL_AMOUNT} notches, '
                       f'got {action.amount}')
-  name, fields = _NAMES[action.kind]
+  name, fields = _NAMES[platform][action.kind]
   arguments = []
   for argument, field in fields.items():
-    value = getattr(action, field)
+    value = getattr(action, field) if field else None
     if value:
       written = _write(value, field, grid, convention)
       arguments.append(f"{argument}='{written}'")
@@ -142,8 +174,11 @@ def encode(action: actions.Action, *, thought: str = '',
   return text
 
 
-def _grid(convention: str, image_size: tuple[int, int] | None
-          ) -> tuple[int, int]:
+def _grid(convention: str, image_size: tuple[int, int] | None,
+          platform: str) -> tuple[int, int]:
+  if platform not in _CALLS:
+    raise ValueError(
+        f"expected platform 'desktop' or 'mobile', got {platform!r}")
   if convention == 'thousand':
     return 1000, 1000
   if convention != 'pixels':
@@ -192,18 +227,20 @@ def _fail(text: str, position: int, expected: str) -> NoReturn:
 class _Parser:
   """Reads a call by recursive descent; every method moves `position` on."""
 
-  def __init__(self, text: str, position: int, grid: tuple[int, int]):
+  def __init__(self, text: str, position: int, grid: tuple[int, int],
+               calls: _Calls):
     self._text = text
     self._position = position
     self._grid = grid
+    self._calls = calls
 
   def parse_call(self) -> actions.Action:
     self._skip_space()
     start = self._position
     name = self._read_while(_LETTERS)
-    if name not in _CALLS:
-      _fail(self._text, start, f'one of {", ".join(_CALLS)}')
-    kind, fields = _CALLS[name]
+    if name not in self._calls:
+      _fail(self._text, start, f'one of {", ".join(self._calls)}')
+    kind, fields = self._calls[name]
     arguments: dict[str, Any] = {}
     self._expect('(')
     while not self._accept(')'):
@@ -214,6 +251,7 @@ class _Parser:
     self._skip_space()
     if self._position < len(self._text):
       _fail(self._text, self._position, 'the end of the response')
+    arguments.pop('', None)
     if kind == 'scroll':
       arguments['amount'] = SCROLL_AMOUNT
     try:
