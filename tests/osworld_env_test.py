@@ -163,10 +163,11 @@ def test_the_last_step_is_evaluated_too(folder, fake):
 
 
 def test_an_illegal_action_does_nothing_and_counts(folder, fake):
-  env = make(folder, fake, max_steps=4)
+  env = make(folder, fake, max_steps=5)
   reset(env, 'zero')
   before = len(fake.requests)
-  for action in ([99, 0, 0], 'x', base.make_action('type', 0, 0)):
+  for action in ([99, 0, 0], 'x', base.make_action('type', 0, 0),
+                 actions.Action(kind='press_home')):
     assert env.step(action)[1:4] == (0, False, False)
   assert len(fake.requests) == before
   assert env.step(None)[3]

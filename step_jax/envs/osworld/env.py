@@ -219,7 +219,8 @@ class OSWorldEnv(gymnasium.Env):
     """The kind of an action and its parts, none of an illegal one."""
     assert self._tree is not None
     if isinstance(action, actions.Action):
-      return action.kind, (action,)
+      is_legal = action.kind not in actions.PHONE_KINDS
+      return (action.kind, (action,)) if is_legal else ('', ())
     parsed = base.parse_action(action, self._screen)
     if parsed is None:
       return '', ()
