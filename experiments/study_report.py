@@ -13,6 +13,18 @@ from experiments import study
 from step_jax import credit
 
 _BASELINES = ('trajectory_grpo', 'step_grpo')
+# What the paper claims, as (with it, without it).
+_CLAIMS = {
+    'SR-Traj helps': ('step', 'step_no_resampling'),
+    'SR-Traj helps, without SL-GRPO': (
+        'step_no_augmentation', 'step_advantage_only'),
+    'SL-GRPO helps': ('step', 'step_no_augmentation'),
+    'SL-GRPO helps, without SR-Traj': (
+        'step_no_resampling', 'step_advantage_only'),
+    'SR-Adv helps': ('step_advantage_only', 'step_grpo'),
+    'the three beat `step_grpo`': ('step', 'step_grpo'),
+    'the three beat `trajectory_grpo`': ('step', 'trajectory_grpo'),
+}
 _RESAMPLES = 10_000
 _BINS = np.linspace(0, 1, 6)
 
@@ -107,10 +119,11 @@ def write(workdir: pathlib.Path) -> None:
   thresholds, sampling = (
       load(workdir, part) for part in ('thresholds', 'sampling'))
   rates = json.loads((workdir / 'learning_rates.json').read_text())
-  parts = [_methods_table(methods, rates), _efficiency_table(methods),
-           _seconds_table(methods), _calibration_table(methods['step'])]
   step = {'s_low=0.2 (default)': methods['step']}
   lows = step | {_change(name): r for name, r in thresholds.items()}
+  parts = [_methods_table(methods, rates), _claims_table(methods, lows),
+           _efficiency_table(methods), _seconds_table(methods),
+           _calibration_table(methods['step'])]
   settings = {'default': _first_seeds(methods['step'])} | {
       _change(name): r for name, r in sampling.items()}
   parts += [_variants_table('s_low', lows),
@@ -173,6 +186,36 @@ def _methods_table(methods: dict[str, Results],
       f'over {len(start.greedy)} seeds',
       ('method', 'learning rate', 'train (128)', 'all (369)',
        *(f'P(better than `{other}`)' for other in _BASELINES)), rows)
+
+
+def _claims_table(methods: dict[str, Results],
+                  lows: dict[str, Results]) -> str:
+  """The paper's claims as differences between runs of the same seed."""
+  pairs = [(claim, methods[one], methods[other], f'`{one}` - `{other}`')
+           for claim, (one, other) in _CLAIMS.items()]
+  default, *larger = lows.items()
+  pairs += [('s_low = 0.2 beats larger', default[1], results,
+             f'`step` - `step` with {name}') for name, results in larger]
+  rows = []
+  for claim, one, other, difference in pairs:
+    count = min(len(one.greedy), len(other.greedy))
+    rows.append([claim, difference] + [
+        _percent(one_value[:count] - other_value[:count])
+        for one_value, other_value in (
+            (one.train[:, -1], other.train[:, -1]),
+            (one.everything[:, -1], other.everything[:, -1]),
+            (one.train.mean(axis=1), other.train.mean(axis=1)))])
+  adaptive, uniform = (
+      methods[name].rounds[..., 0].mean(axis=1)
+      for name in ('step', 'step_no_resampling'))
+  rows.append(['mastered tasks give fewer of the successes',
+               'share with `step` - share with `step_no_resampling`',
+               _percent(adaptive - uniform), '', ''])
+  return _table(
+      'The claims, as differences in percentage points between runs of the '
+      'same seed, mean and 95 % interval',
+      ('claim', 'difference', 'train (128)', 'all (369)',
+       'train, mean of all evaluations'), rows)
 
 
 def _efficiency_table(methods: dict[str, Results]) -> str:

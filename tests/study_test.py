@@ -96,6 +96,23 @@ def test_rounds_to_reach_are_interpolated():
   assert study_report.rounds_to_reach(curve, 0.9) is None
 
 
+def test_claims_compare_runs_of_the_same_seed():
+  def results(final):
+    greedy = np.stack([np.zeros((2, 4)), np.repeat([final], 4, 0).T], axis=1)
+    return study_report.Results(
+        '', greedy, greedy[..., :2], greedy[..., :2], np.zeros((2, 3, 5)))
+
+  one, other = results([0.5, 0.75]), results([0.25, 0.5])
+  methods = dict.fromkeys(credit.METHODS, other) | {'step': one}
+  lines = study_report._claims_table(
+      methods, {'0.2': one, '0.6': other}).splitlines()
+  # Every seed gains 25 points at the end, and half of it over two evaluations.
+  gain = '25.0 [25.0, 25.0] | 25.0 [25.0, 25.0] | 12.5 [12.5, 12.5]'
+  assert sum(gain in line for line in lines) == 5
+  assert sum('`step_advantage_only` - `step_grpo` | 0.0 [0.0, 0.0]' in line
+             for line in lines) == 1
+
+
 def test_the_report_of_made_up_runs(workdir):
   rng = np.random.default_rng(0)
   evaluations = study.NUM_ROUNDS // study.EVAL_EVERY + 1
@@ -112,5 +129,7 @@ def test_the_report_of_made_up_runs(workdir):
   tables = (workdir / 'tables.md').read_text()
   for method in credit.METHODS:
     assert f'| `{method}` |' in tables
+  for claim in study_report._CLAIMS:
+    assert f'| {claim} |' in tables
   assert 'low_threshold=0.6' in tables and 'sharpness=20' in tables
   assert len(list(workdir.glob('*.png'))) == 5

@@ -62,6 +62,7 @@ _ARGUMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     'done': ((), ('text',)),
     'fail': ((), ()),
 }
+PHONE_KINDS = ('long_press', 'open_app', 'press_home', 'press_back')
 KINDS = tuple(_ARGUMENTS)
 _UNTYPEABLE = re.compile('[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]')
 

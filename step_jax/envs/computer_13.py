@@ -40,7 +40,6 @@ _CLICKS = {
 _WHEEL = {  # pyautogui: up and right are positive
     'up': ('dy', 1), 'down': ('dy', -1),
     'right': ('dx', 1), 'left': ('dx', -1)}
-_PHONE = ('long_press', 'open_app', 'press_home', 'press_back')
 _KEYS = {'space': ' '}  # which OSWorld's list does not call by its name
 
 Command = dict[str, Any] | str
@@ -214,7 +213,7 @@ def encode(action: actions.Action, *,
             for fraction, size in zip(point, screen_size, strict=True))
     return command(action_type, x=x, y=y)
 
-  if action.kind in _PHONE:
+  if action.kind in actions.PHONE_KINDS:
     raise Computer13Error(
         f'expected an action of a desktop, got {action.kind}')
   if action.text and action.kind == 'done':

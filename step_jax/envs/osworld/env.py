@@ -36,7 +36,7 @@ from step_jax.envs.osworld import tasks as tasks_lib
 from step_jax.envs.osworld import upstream
 
 _START_SECONDS = 30.0  # for the first window of what a task starts
-_EXPERT_SECONDS = 5.0  # for an element that a scripted solution waits for
+_EXPERT_SECONDS = 15.0  # for an element that a scripted solution waits for
 _MAX_READS = 3  # of a screen of which the desktop tells only a part,
 _ANSWER_SECONDS = 10.0  # or nothing at all, since an application hangs
 _LOOK_PAUSE = 0.2  # seconds between two looks at a screen that changes
@@ -219,7 +219,8 @@ class OSWorldEnv(gymnasium.Env):
     """The kind of an action and its parts, none of an illegal one."""
     assert self._tree is not None
     if isinstance(action, actions.Action):
-      return action.kind, (action,)
+      is_legal = action.kind not in actions.PHONE_KINDS
+      return (action.kind, (action,)) if is_legal else ('', ())
     parsed = base.parse_action(action, self._screen)
     if parsed is None:
       return '', ()

@@ -1,8 +1,6 @@
 """Which desktop an environment has: one of its own, or one of a list."""
 
 from collections.abc import Sequence
-import fcntl
-import hashlib
 import os
 import pathlib
 import re
@@ -12,13 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import IO
 
 from step_jax.envs import base
+from step_jax.envs import leases
 from step_jax.envs.osworld import client as client_lib
 
 _PROGRAM = str(pathlib.Path(__file__).parent / 'desktop' / '__main__.py')
-_LEASES = pathlib.Path(f'/tmp/step_jax_desktops_{os.getuid()}')
 _LEASE_SECONDS = 10.0  # for the lease of a worker that is being killed
 _START_SECONDS = 30.0  # for a bare desktop
 _EXIT_SECONDS = 10.0
@@ -42,17 +39,15 @@ class Machine:
 
   def __init__(self, addresses: Sequence[str], *, token: str = '',
                reset_command: Sequence[str] = ()):
-    if isinstance(addresses, str):
-      raise ValueError(f'expected a list of addresses, got {addresses!r}')
     self.token = token
     self._reset_command = tuple(reset_command)
-    self._lease: IO[bytes] | None = None
+    self._lease: leases.Lease | None = None
     self._local: subprocess.Popen[str] | None = None
     self._client: client_lib.Client | None = None
     self._screen_size: tuple[int, int] | None = None
     self._is_local = not addresses
     if addresses:
-      self._take(tuple(addresses))
+      self._take(addresses)
     else:
       self._start()
 
@@ -114,6 +109,8 @@ class Machine:
     """After a failure: a desktop of one's own is ended, not trusted again."""
     if self._is_local:
       self._end()
+    elif self._lease is not None:
+      self._lease.distrust()
 
   def close(self) -> None:
     """Ends the own desktop, or gives the address back."""
@@ -170,46 +167,15 @@ class Machine:
   # One of several addresses.
 
   def _take(self, addresses: Sequence[str]) -> None:
-    """Takes the first free address whose desktop answers."""
-    deadline = time.monotonic() + _LEASE_SECONDS
-    while True:
-      errors = []
-      for address in addresses:
-        self._client = client_lib.Client(address, token=self.token)
-        try:
-          self._lease = _lease(self._client.address)
-          if self._lease is not None:
-            self.restore()
-            return
-        except client_lib.DesktopError as error:
-          errors.append(str(error))
-        except BaseException:
-          self.close()
-          raise
-        self.close()
-      if errors:
-        raise client_lib.DesktopError(errors[0])
-      if time.monotonic() > deadline:
-        raise client_lib.DesktopError(
-            f'expected a free desktop among {len(addresses)}, got none: use '
-            'as many workers as there are addresses, at most')
-      time.sleep(0.2)
+    """Takes the first free address whose desktop can be restored."""
+    self._lease = leases.lease(
+        addresses, name='desktops', check=self._connect,
+        error=client_lib.DesktopError, seconds=_LEASE_SECONDS)
 
-
-def _lease(address: str) -> IO[bytes] | None:
-  """A lock that no other process has while this one lives; None: taken.
-
-  It lies in a folder that all processes of this user share; their own
-  temporary folders differ.
-  """
-  _LEASES.mkdir(mode=0o700, exist_ok=True)
-  if _LEASES.is_symlink() or _LEASES.stat().st_uid != os.getuid():
-    raise ValueError(f'expected {_LEASES} to belong to this user')
-  name = hashlib.sha256(address.encode()).hexdigest()
-  file = open(_LEASES / name, 'wb')
-  try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    file.close()
-    return None
-  return file
+  def _connect(self, address: str) -> None:
+    self._client = client_lib.Client(address, token=self.token)
+    try:
+      self.restore()
+    except BaseException:
+      self._end()
+      raise

@@ -23,6 +23,7 @@ from step_jax.envs.osworld import elements
 from step_jax.policies import element as element_policy
 
 _ELEMENT = {'kind': 'text', 'text': 'any', 'value': 'any', 'index': 'whole'}
+_MENU_ITEMS = {'menu-item', 'check-menu-item', 'radio-menu-item'}
 _TARGETED = [verb for verb, targeted in zip(
     base.VERBS, element_policy.USES_ELEMENT) if targeted]
 
@@ -85,7 +86,11 @@ def _word_index(word: str, instruction: str) -> int | None:
 
 def propose(step: Mapping[str, Any], screen: base.Screen,
             instruction: str) -> np.ndarray | None:
-  """Returns a step as action tokens [3], None while its element is absent."""
+  """Returns a step as action tokens [3], None while its element is absent.
+
+  While a menu is open, what is not in a menu counts as absent: a click there
+  would only close the menu.
+  """
   verb = step['verb']
   if verb not in _TARGETED:
     return base.make_action(verb)
@@ -96,6 +101,10 @@ def propose(step: Mapping[str, Any], screen: base.Screen,
       if all(getattr(record, name) == text for name, text in wanted.items())
       and (verb != 'type' or record.editable)]
   if not -len(fitting) <= place < len(fitting):
+    return None
+  kinds = {record.kind for record in screen.elements}
+  if kinds & _MENU_ITEMS and (
+      screen.elements[fitting[place]].kind not in _MENU_ITEMS | {'menu'}):
     return None
   word = (_word_index(step['word'], instruction) or 0) if verb == 'type' else 0
   return base.make_action(verb, fitting[place], word)

@@ -111,7 +111,7 @@ def _send_token(address: str, token: str) -> None:
       request.headers['Authorization'] = f'Bearer {token}'
     return send(self, request, **kwargs)
 
-  requests.Session.send = send_with_token
+  setattr(requests.Session, 'send', send_with_token)
 
 
 def _main() -> None:

@@ -1,0 +1,122 @@
+"""What a step costs: in the environment, and as an augmented sample.
+
+  python benchmarks/step_cost.py [--config=configs/osworld.py]
+      [--methods=all] [--rounds=5]
+
+Both sides in one run, from the same parameters: the seconds of a round's
+rollout for each step taken in the environment, and the seconds of SL-GRPO for
+each alternative drawn at the stored observations of all those steps (the
+paper's Table 3 compares the same: 8.5 times). Then the seconds of a round by
+method, each from the warm start, the methods taking turns; the first round of
+each, which compiles, is left out.
+"""
+
+import functools
+import pathlib
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from absl import app  # noqa: E402
+from absl import flags  # noqa: E402
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+from ml_collections import config_flags  # noqa: E402
+import numpy as np  # noqa: E402
+
+from experiments import collectors  # noqa: E402
+from experiments import progress as progress_lib  # noqa: E402
+from experiments import train  # noqa: E402
+from experiments import warm_start  # noqa: E402
+from experiments import worlds  # noqa: E402
+from step_jax import credit  # noqa: E402
+from step_jax import rollout  # noqa: E402
+from step_jax import steps  # noqa: E402
+from step_jax import workers  # noqa: E402
+
+_CONFIG = config_flags.DEFINE_config_file('config', 'configs/osworld.py')
+_METHODS = flags.DEFINE_list('methods', list(credit.METHODS), 'to be timed')
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'timed rounds of each method')
+
+
+def _step_costs(setup, params, collect):
+  """Seconds for an environment step and for an alternative."""
+  config = setup.config
+  num_slots = config.num_base_tasks * config.group_size
+  jobs = [workers.Job(slot, slot % len(setup.world.tasks), slot)
+          for slot in range(num_slots)]
+  player = rollout.Player(params, jax.random.key(1), config.temperature)
+  num_candidates = config.group_size // 2
+
+  def augment(trajectory):
+    singles = steps.flatten_steps(trajectory, jnp.ones(num_slots))
+    return jax.block_until_ready(credit.augment_steps(
+        player.rng_key, params, singles, singles.mask[:, 0],
+        sample_fn=sample_fn, matches_fn=setup.codec.matches,
+        max_steps=config.max_steps, num_candidates=num_candidates))
+
+  sample_fn = functools.partial(
+      setup.policy.sample, temperature=config.temperature)
+  seconds = []
+  for _ in range(4):  # the first one compiles
+    start = time.monotonic()
+    collection = collect(jobs, player, name='rollout')
+    collected = time.monotonic()
+    augment(collection.trajectory)
+    seconds.append((collected - start, time.monotonic() - collected))
+  rollout_seconds, augment_seconds = np.median(seconds[1:], axis=0)
+  num_steps = int(collection.trajectory.step_mask.sum())
+  alternatives = num_steps * (num_candidates - 1)
+  environment = rollout_seconds / collection.environment_steps
+  augmented = augment_seconds / alternatives
+  print(f'environment: {collection.environment_steps} steps in '
+        f'{rollout_seconds:.3f} s, {1e3 * environment:.4f} ms each')
+  print(f'augmented: {alternatives} alternatives in {augment_seconds:.3f} s, '
+        f'{1e3 * augmented:.4f} ms each')
+  print(f'ratio {environment / augmented:.1f}', flush=True)
+
+
+def _round_seconds(setup, params, collect):
+  """Prints a line for each method."""
+  chosen = {name: setup._replace(method=credit.METHODS[name])
+            for name in _METHODS.value}
+  states = {
+      name: train.RunState(
+          setup.learner.init(jax.tree.map(jnp.copy, params)),
+          jnp.zeros(len(setup.world.tasks)))
+      for name in chosen}
+  rows = {name: [] for name in chosen}
+  for round_index in range(_ROUNDS.value + 1):
+    for name, its in chosen.items():
+      states[name], row = train.play_round(
+          its, states[name], round_index, collect)
+      rows[name].append((
+          row['rollout_seconds'], row['update_seconds'],
+          row['environment_steps'], row['step_samples']))
+  print(f'{"method":22s} rollout s  update s  environment steps  step samples')
+  for name, numbers in rows.items():
+    timed = np.array(numbers[1:])
+    rollout_seconds, update_seconds = np.median(timed[:, :2], axis=0)
+    num_steps, samples = timed[:, 2:].mean(axis=0)
+    print(f'{name:22s} {rollout_seconds:9.3f} {update_seconds:9.3f} '
+          f'{num_steps:18.0f} {samples:13.0f}')
+
+
+def main(_):
+  """Prints the costs of steps, then the seconds of rounds."""
+  config = _CONFIG.value
+  setup = train.make_setup(config, worlds.make_world(config))
+  progress = progress_lib.RunProgress(0, 0)
+  with collectors.open_collector(setup, progress, lambda: False) as collect:
+    params = warm_start.warm_start(
+        config, setup.world, setup.policy,
+        setup.policy.init(jax.random.key(config.seed)),
+        functools.partial(collect, name='warm start'), print)
+    _step_costs(setup, params, collect)
+    if _METHODS.value:
+      _round_seconds(setup, params, collect)
+
+
+if __name__ == '__main__':
+  app.run(main)

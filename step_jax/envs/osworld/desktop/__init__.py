@@ -1,0 +1,1 @@
+"""A bare desktop that speaks OSWorld's protocol; see `__main__.py`."""

@@ -1,0 +1,99 @@
+"""The decoder: embedding, layers under one scan, and the head's table."""
+
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from step_jax.policies.qwen_vl import attention
+from step_jax.policies.qwen_vl import config as config_lib
+
+_INITIALIZER = nn.initializers.normal(0.02)
+
+
+class TextModel(nn.Module):
+  """A causal decoder over embedded tokens."""
+  config: config_lib.TextConfig
+  dtype: Any = jnp.float32  # of the computation; norms and softmax: float32
+  remat: bool = False  # recompute each layer in the backward pass
+  chunk: int | None = None  # queries at a time
+
+  def setup(self):
+    config = self.config
+    self.embed = nn.Embed(
+        config.vocabulary, config.width, dtype=self.dtype,
+        embedding_init=_INITIALIZER)
+    layer = nn.remat(_Layer, prevent_cse=False) if self.remat else _Layer
+    self.layers = nn.scan(
+        layer, variable_axes={'params': 0}, split_rngs={'params': True},
+        in_axes=(nn.broadcast, nn.broadcast), length=config.num_layers)(
+            config, self.dtype, self.chunk)
+    self.norm = nn.RMSNorm(epsilon=config.norm_epsilon, dtype=self.dtype)
+    if not config.tied:
+      self.head = self.param(
+          'head', _INITIALIZER, (config.vocabulary, config.width))
+
+  def __call__(
+      self, embedded: chex.Array, positions: chex.Array, where: chex.Array,
+  ) -> chex.Array:
+    """What the head reads.
+
+    Args:
+      embedded: `[B, L, D]` tokens, images put in.
+      positions: `[B, L, 3]` int32, time, row and column.
+      where: `[B, L]` bool, False for padding.
+
+    Returns:
+      `[B, L, D]`.
+    """
+    causal = jnp.tri(where.shape[1], dtype=bool)
+    hidden, _ = self.layers(
+        embedded, self._angles(positions), causal[None] & where[:, None])
+    return self.norm(hidden)
+
+  def table(self) -> chex.Array:
+    """`[V, D]` of the head, which may be the embedding."""
+    return self.embed.embedding if self.config.tied else self.head
+
+  def _angles(self, positions):
+    """`[B, L, d/2]`: each frequency turns by time, row or column."""
+    axis = np.repeat(np.arange(3), self.config.rope_sections)
+    turns = attention.frequencies(
+        self.config.head_width, self.config.rope_theta)
+    return positions[..., axis].astype(jnp.float32) * turns[None, None]
+
+
+class _Layer(nn.Module):
+  """Grouped-query attention, then a gated MLP."""
+  config: config_lib.TextConfig
+  dtype: Any
+  chunk: int | None
+
+  @nn.compact
+  def __call__(self, hidden, angles, where):
+    config = self.config
+    normed = self._norm('attention_norm')(hidden)
+    query, key, value = (
+        self._dense(name, heads * config.head_width, config.qkv_bias)(normed)
+        .reshape(*normed.shape[:2], heads, config.head_width)
+        for name, heads in (
+            ('query', config.num_heads), ('key', config.num_key_heads),
+            ('value', config.num_key_heads)))
+    query, key = (attention.rotate(x, angles) for x in (query, key))
+    mixed = attention.attend(query, key, value, where=where, chunk=self.chunk)
+    hidden += self._dense('output', config.width)(mixed)
+    normed = self._norm('mlp_norm')(hidden)
+    gate = nn.silu(self._dense('gate', config.hidden_width)(normed))
+    up = self._dense('up', config.hidden_width)(normed)
+    return hidden + self._dense('down', config.width)(gate * up), None
+
+  def _norm(self, name):
+    return nn.RMSNorm(
+        epsilon=self.config.norm_epsilon, dtype=self.dtype, name=name)
+
+  def _dense(self, name, width, bias=False):
+    return nn.Dense(
+        width, use_bias=bias, dtype=self.dtype, kernel_init=_INITIALIZER,
+        name=name)

@@ -1,0 +1,46 @@
+"""The tiny checkpoints of tests/data/qwen_vl, which transformers saved."""
+
+import functools
+import pathlib
+
+import numpy as np
+
+from step_jax.policies.qwen_vl import checkpoint
+from step_jax.policies.qwen_vl import inputs as inputs_lib
+from step_jax.policies.qwen_vl import model as model_lib
+
+DATA = pathlib.Path(__file__).parent / 'data' / 'qwen_vl'
+VISION = (
+    'qwen2_vl_tied', 'qwen2_vl_untied', 'qwen2_5_vl_tied',
+    'qwen2_5_vl_untied')
+MODELS = (*VISION, 'llama_tied', 'llama_untied')
+# Compiling is most of what these tests do; the models are tiny.
+QUICK = {'xla_backend_optimization_level': 0}
+
+
+@functools.lru_cache(maxsize=None)
+def load(name):
+  """A model, its parameters, and the arrays of its batches."""
+  config = checkpoint.read_config(DATA / name)
+  params = checkpoint.load_params(DATA / name, config)
+  with np.load(DATA / f'{name}.npz') as arrays:
+    return model_lib.Model(config), params, dict(arrays)
+
+
+def titles(name):
+  """The batches of a fixture."""
+  kinds = ('images', 'text') if name in VISION else ('text',)
+  return [f'{kind}_{side}' for kind in kinds for side in ('left', 'right')]
+
+
+def read(name, title, key):
+  """One array of a batch, or None."""
+  return load(name)[2].get(f'{title}/{key}')
+
+
+def batch(name, title, buckets=None):
+  """One batch of a fixture as inputs of the model."""
+  arrays = [read(name, title, key) for key in (
+      'input_ids', 'attention_mask', 'pixel_values', 'image_grid_thw')]
+  return inputs_lib.make_inputs(
+      load(name)[0].config, *arrays, buckets=buckets)
