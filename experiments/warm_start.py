@@ -96,6 +96,10 @@ def _cache_path(
   sources += [pathlib.Path(inspect.getfile(module))
               for module in (envs_base, imitation, policies, simulation,
                              worlds)]
+  tasks = world.make_env.keywords['tasks']  # type: ignore[attr-defined]
+  sources += [  # files of tasks, and of their solutions
+      path for task in map(pathlib.Path, tasks) if task.is_file()
+      for path in sorted(task.parent.glob(f'{task.stem}.*'))]
   digest = hashlib.sha256(repr((
       world.tasks, config.env.name, config.max_steps, config.seed,
       config.temperature, sorted(
