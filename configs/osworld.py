@@ -11,7 +11,8 @@ simulated desktop, with the paper's constants, from nothing but the pip install.
 
 Variants: one for each method, such as `:step_grpo` or `:dapo`;
   `:desktop` trains the element policy on two real desktops of this machine,
-     with the tasks of configs/tasks/desktop (see docs/osworld.md);
+     with the tasks of configs/tasks/desktop (see docs/osworld.md); no run of it
+     has been finished yet, so there is no number to expect;
   `:servers` does so on OSWorld machines, whose addresses you give with
      `--config.env.arguments.addresses="('http://10.0.0.1:5000',)"`;
   `:paper` holds the settings of the paper's experiment (UI-TARS-7B-DPO on
