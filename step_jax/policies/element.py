@@ -38,7 +38,7 @@ _MAX_OFFSET = 4
 _ELEMENT = 1  # kinds of tokens: 0 word, 1 element, 2 past action, 3 summary
 
 
-class ElementNetwork(nn.Module):
+class ElementNetwork(pointer.Network):
   """Encoder over one screen, and three pointer heads."""
   width: int
   num_layers: int
@@ -67,13 +67,6 @@ class ElementNetwork(nn.Module):
     self.word_head = nn.Sequential(
         [nn.Dense(self.width), nn.gelu, nn.Dense(1)])
 
-  def __call__(self, observation):
-    """Touches every head, for initialisation."""
-    encoded = self.encode(observation)
-    zero = jnp.zeros((), jnp.int32)
-    return (self.verb_logits(encoded), self.target_logits(encoded, zero),
-            self.word_logits(encoded, zero))
-
   def encode(self, observation):
     """`(words [W, D], elements [E, D], summary [D])` of one screen."""
     words, types = observation['instruction'], observation['element_type']
@@ -100,10 +93,6 @@ class ElementNetwork(nn.Module):
     tokens = self.norm(tokens)
     return (tokens[:num_words], tokens[num_words:num_words + num_elements],
             tokens[-1])
-
-  def verb_logits(self, encoded):
-    """`[V]`."""
-    return self.verb_head(encoded[2])
 
   def target_logits(self, encoded, verb):
     """`[E]` given a verb."""

@@ -35,7 +35,7 @@ _USES = np.stack(
     [np.ones(len(VERBS), bool), USES_CELL, USES_WORD], axis=1)  # [V, L]
 
 
-class GridNetwork(nn.Module):
+class GridNetwork(pointer.Network):
   """Encoder of a picture and an instruction, and three pointer heads."""
   width: int
   num_layers: int
@@ -69,13 +69,6 @@ class GridNetwork(nn.Module):
     self.word_head = nn.Sequential(
         [nn.Dense(self.width), nn.gelu, nn.Dense(1)])
 
-  def __call__(self, observation):
-    """Touches every head, for initialisation."""
-    encoded = self.encode(observation)
-    zero = jnp.zeros((), jnp.int32)
-    return (self.verb_logits(encoded), self.target_logits(encoded, zero),
-            self.word_logits(encoded, zero))
-
   def encode(self, observation):
     """`(words [W, D], cells [R * C, D], summary [D])` of one screen."""
     words, history = observation['instruction'], observation['history']
@@ -99,10 +92,6 @@ class GridNetwork(nn.Module):
           look(tokens[-1:], cells.reshape(-1, self.width))[0])
     tokens = self.norm(tokens)
     return tokens[:num_words], cells.reshape(-1, self.width), tokens[-1]
-
-  def verb_logits(self, encoded):
-    """`[V]`."""
-    return self.verb_head(encoded[2])
 
   def target_logits(self, encoded, verb):
     """`[R * C]` given a verb."""

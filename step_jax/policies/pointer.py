@@ -4,7 +4,7 @@ What policies that point share: how the tokens are drawn and scored, each given
 those before it, masked to what is legal and to what the verb uses; when two
 actions match; and a few layers.
 
-A network has the methods `encode(observation)`, `verb_logits(encoded)` `[V]`,
+A `Network` has the methods `encode(observation)`, `verb_logits(encoded)` `[V]`,
 `target_logits(encoded, verb)` and `word_logits(encoded, target)` `[W]`. Every
 observation has `instruction` [W] int32, non-zero hashes of words and padding.
 """
@@ -176,6 +176,21 @@ def embed_words(table: nn.Embed, ids: chex.Array) -> chex.Array:
   """Sum of the embeddings of hashed words: `[..., n]` -> `[..., D]`."""
   embedded = table(jnp.where(ids > 0, ids % table.num_embeddings, 0))
   return jnp.sum(jnp.where((ids > 0)[..., None], embedded, 0), axis=-2)
+
+
+class Network(nn.Module):
+  """What networks that point have in common; `verb_head` is one's own."""
+
+  def __call__(self, observation):
+    """Touches every head, for initialisation."""
+    encoded = self.encode(observation)
+    zero = jnp.zeros((), jnp.int32)
+    return (self.verb_logits(encoded), self.target_logits(encoded, zero),
+            self.word_logits(encoded, zero))
+
+  def verb_logits(self, encoded):
+    """`[V]`."""
+    return self.verb_head(encoded[2])
 
 
 class AttentionLayer(nn.Module):
