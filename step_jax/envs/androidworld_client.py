@@ -14,6 +14,8 @@ import warnings
 import httpx
 import numpy as np
 
+from step_jax.envs import connections
+
 MAX_ANSWER = 128 * 2**20  # bytes
 
 _CONNECT_TIMEOUT = 5.0
@@ -91,23 +93,14 @@ class Phone:
   def __init__(self, address: str, *, step_timeout: float = 60.0,
                task_timeout: float = 300.0,
                transport: httpx.BaseTransport | None = None):
-    try:
-      url = httpx.URL(address)
-    except httpx.InvalidURL as error:
-      raise ValueError(_EXPECTED_ADDRESS.format(address)) from error
-    if url.scheme not in ('http', 'https') or not url.host:
-      raise ValueError(_EXPECTED_ADDRESS.format(address))
+    self._http = connections.connect(
+        address, name='phone', transport=transport)
     if not min(step_timeout, task_timeout) > 0:
       raise ValueError('expected positive time limits, got step_timeout='
                        f'{step_timeout} and task_timeout={task_timeout}')
     self.address = address.rstrip('/')
     self._step_timeout = step_timeout
     self._task_timeout = task_timeout
-    # Not through a proxy of the surroundings. A connection is used once, since
-    # one that the server has closed meanwhile would look like a lost action.
-    self._http = httpx.Client(
-        base_url=self.address, transport=transport, trust_env=False,
-        limits=httpx.Limits(max_keepalive_connections=0))
 
   def close(self) -> None:
     """Closes the client; /close would end the phone for everybody."""
@@ -209,7 +202,3 @@ class Phone:
 
   def _error(self, route: str, reason: str) -> PhoneError:
     return PhoneError(f'{self.address}{route} failed: {reason}')
-
-
-_EXPECTED_ADDRESS = (
-    "expected a phone's address such as 'http://127.0.0.1:5000', got {!r}")

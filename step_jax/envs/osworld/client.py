@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from step_jax.envs import connections
+
 logging.getLogger('httpx').setLevel(logging.WARNING)  # no line a request
 
 MAX_FILE = 32 * 2**20  # bytes of a file, tree or picture that is read
@@ -57,22 +59,10 @@ class Client:
   def __init__(self, address: str, *, token: str = '',
                retry_pause: float = 0.5,
                transport: httpx.BaseTransport | None = None):
-    try:
-      url = httpx.URL(address)
-    except httpx.InvalidURL as error:
-      raise ValueError(_EXPECTED_ADDRESS.format(address)) from error
-    if url.scheme not in ('http', 'https') or not url.host:
-      raise ValueError(_EXPECTED_ADDRESS.format(address))
+    self._http = connections.connect(
+        address, name='desktop', token=token, transport=transport)
     self.address = address.rstrip('/')
     self._retry_pause = retry_pause
-    # Not through a proxy of the surroundings, and never to another address:
-    # the token goes nowhere else. A connection is used once, since one that
-    # the server has closed meanwhile would look like a lost action.
-    self._http = httpx.Client(
-        base_url=self.address, transport=transport, trust_env=False,
-        follow_redirects=False,
-        limits=httpx.Limits(max_keepalive_connections=0),
-        headers={'Authorization': f'Bearer {token}'} if token else {})
     self._can_reset: bool | None = None
     self._home: str | None = None
 
@@ -247,10 +237,6 @@ class Client:
 
   def _error(self, route: str, reason: str) -> DesktopError:
     return DesktopError(f'{self.address}{route} failed: {reason}')
-
-
-_EXPECTED_ADDRESS = (
-    "expected a desktop's address such as 'http://127.0.0.1:5000', got {!r}")
 
 
 def download(url: str, cache: pathlib.Path, *,

@@ -12,9 +12,9 @@ from xml.etree import ElementTree
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 
-_MENU_ITEMS = frozenset((
+MENU_KINDS = frozenset((
     'menu', 'menu-item', 'check-menu-item', 'radio-menu-item'))
-_OPERABLE = _MENU_ITEMS | {
+_OPERABLE = MENU_KINDS | {
     'check-box', 'combo-box', 'entry', 'icon', 'link', 'list-item', 'page-tab',
     'password-text', 'push-button', 'push-button-menu', 'radio-button',
     'slider', 'spin-button', 'table-cell', 'table-column-header',

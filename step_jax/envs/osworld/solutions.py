@@ -20,10 +20,11 @@ import numpy as np
 from step_jax.envs import base
 from step_jax.envs.osworld import checks
 from step_jax.envs.osworld import elements
+from step_jax.envs.osworld import nodes
 from step_jax.policies import element as element_policy
 
 _ELEMENT = {'kind': 'text', 'text': 'any', 'value': 'any', 'index': 'whole'}
-_MENU_ITEMS = {'menu-item', 'check-menu-item', 'radio-menu-item'}
+_MENU_ITEMS = nodes.MENU_KINDS - {'menu'}
 _TARGETED = [verb for verb, targeted in zip(
     base.VERBS, element_policy.USES_ELEMENT) if targeted]
 
@@ -104,7 +105,7 @@ def propose(step: Mapping[str, Any], screen: base.Screen,
     return None
   kinds = {record.kind for record in screen.elements}
   if kinds & _MENU_ITEMS and (
-      screen.elements[fitting[place]].kind not in _MENU_ITEMS | {'menu'}):
+      screen.elements[fitting[place]].kind not in nodes.MENU_KINDS):
     return None
   word = (_word_index(step['word'], instruction) or 0) if verb == 'type' else 0
   return base.make_action(verb, fitting[place], word)
