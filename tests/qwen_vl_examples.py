@@ -1,5 +1,6 @@
 """The tiny checkpoints of tests/data/qwen_vl, which transformers saved."""
 
+import dataclasses
 import functools
 import pathlib
 
@@ -44,3 +45,26 @@ def batch(name, title, buckets=None):
       'input_ids', 'attention_mask', 'pixel_values', 'image_grid_thw')]
   return inputs_lib.make_inputs(
       load(name)[0].config, *arrays, buckets=buckets)
+
+
+def foul(inputs, rng):
+  """The same batch with rubbish wherever it is padded."""
+  where, images = inputs.where, inputs.images
+
+  def rubbish(x):
+    return np.where(
+        where.reshape(where.shape + (1,) * (x.ndim - 2)), x,
+        rng.integers(-2**31, 2**31, x.shape)).astype(x.dtype)
+
+  return dataclasses.replace(
+      inputs,
+      input_ids=rubbish(inputs.input_ids),
+      positions=rubbish(inputs.positions),
+      image_index=rubbish(inputs.image_index),
+      images=images and dataclasses.replace(
+          images,
+          pixels=np.where(
+              images.where[..., None], images.pixels,
+              np.float32(np.nan)),
+          positions=np.where(
+              images.where[..., None], images.positions, 10**6)))

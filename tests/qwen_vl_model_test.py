@@ -37,29 +37,6 @@ def _gradients(model, params, inputs):
       functools.partial(_loss, model), has_aux=True)(params, inputs)
 
 
-def _foul(inputs, rng):
-  """The same batch with rubbish wherever it is padded."""
-  where, images = inputs.where, inputs.images
-
-  def rubbish(x):
-    return np.where(
-        where.reshape(where.shape + (1,) * (x.ndim - 2)), x,
-        rng.integers(-2**31, 2**31, x.shape)).astype(x.dtype)
-
-  return dataclasses.replace(
-      inputs,
-      input_ids=rubbish(inputs.input_ids),
-      positions=rubbish(inputs.positions),
-      image_index=rubbish(inputs.image_index),
-      images=dataclasses.replace(
-          images,
-          pixels=np.where(
-              images.where[..., None], images.pixels,
-              np.float32(np.nan)),
-          positions=np.where(
-              images.where[..., None], images.positions, 10**6)))
-
-
 @pytest.mark.parametrize('name', NAMES)
 def test_padding_changes_nothing(name):
   """Rubbish in it changes no bit, more of it no digit that counts."""
@@ -69,7 +46,8 @@ def test_padding_changes_nothing(name):
   assert padded.images.where.shape[0] == 4
   assert not padded.images.where[:3].all()
   clean = _gradients(model, params, padded)
-  foul = _gradients(model, params, _foul(padded, np.random.default_rng(0)))
+  foul = _gradients(
+      model, params, examples.foul(padded, np.random.default_rng(0)))
   valid = padded.where
   np.testing.assert_array_equal(
       np.asarray(clean[0][1])[valid], np.asarray(foul[0][1])[valid])

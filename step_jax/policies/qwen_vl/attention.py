@@ -77,6 +77,53 @@ def attend(
   return mixed.reshape(rows, length, heads * width)
 
 
+def attend_shared(
+    query: chex.Array,
+    shared: tuple[chex.Array, chex.Array],
+    own: tuple[chex.Array, chex.Array],
+    *,
+    shared_where: chex.Array,
+    own_where: chex.Array,
+) -> chex.Array:
+  """Attention of K responses over keys that they share and keys of their own.
+
+  One float32 softmax over both. K is a free dimension of the products with
+  the shared part, which is never repeated for the responses.
+
+  Args:
+    query: `[B, K, T, H, d]`.
+    shared: keys and values, both `[B, P, G, d]`.
+    own: keys and values, both `[B, K, S, G, d]`.
+    shared_where: `[B, P]` bool.
+    own_where: `[T, S]` bool.
+
+  Returns:
+    `[B, K, T, H * d]`.
+  """
+  *prefix, heads, width = query.shape
+  num_shared, groups = shared[0].shape[1:3]
+  query = query.reshape(*prefix, groups, heads // groups, width)
+
+  def score(equation, key, where):
+    scores = jnp.einsum(
+        equation, query, key, preferred_element_type=jnp.float32)
+    return jnp.where(where, scores * width**-0.5, _MASKED)
+
+  scores = jnp.concatenate([
+      score('bktghd,bpgd->bkghtp', shared[0],
+            shared_where[:, None, None, None, None]),
+      score('bktghd,bksgd->bkghts', own[0],
+            own_where[None, None, None, None])], axis=-1)
+  weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
+  mixed = jnp.einsum(
+      'bkghtp,bpgd->bktghd', weights[..., :num_shared], shared[1],
+      preferred_element_type=jnp.float32)
+  mixed += jnp.einsum(
+      'bkghts,bksgd->bktghd', weights[..., num_shared:], own[1],
+      preferred_element_type=jnp.float32)
+  return mixed.astype(query.dtype).reshape(*prefix, heads * width)
+
+
 def _attend(query, key, value, where):
   """`[B, Q, G, H / G, d]`."""
   scores = jnp.einsum(

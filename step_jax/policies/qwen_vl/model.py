@@ -1,6 +1,6 @@
 """The whole model: images and tokens in, logits or log-probs out."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import flax.linen as nn
@@ -12,6 +12,16 @@ from step_jax.policies.qwen_vl import config as config_lib
 from step_jax.policies.qwen_vl import inputs as inputs_lib
 from step_jax.policies.qwen_vl import text as text_lib
 from step_jax.policies.qwen_vl import vision as vision_lib
+
+ILLEGAL = -1e9  # finite, so that what is illegal has a finite gradient, 0
+
+
+class Prompt(NamedTuple):
+  """What responses need to know of prompts of P tokens."""
+  hidden: chex.Array  # [B, D], what the head reads at the last token
+  cache: text_lib.Cache  # [layers, B, P, G, d]
+  where: chex.Array  # [B, P] bool, False for padding
+  position: chex.Array  # [B] int32, of a response's first token
 
 
 class Model(nn.Module):
@@ -39,10 +49,63 @@ class Model(nn.Module):
     Returns:
       `[B, L, V]` float32; finite, but without meaning, at padding.
     """
-    return _logits(self.hidden(inputs), self.text.table())
+    return self.logits(self.hidden(inputs))
 
   def hidden(self, inputs: inputs_lib.Inputs) -> chex.Array:
     """`[B, L, D]`, what the head reads."""
+    return self._read(inputs)[0]
+
+  def prefill(self, inputs: inputs_lib.Inputs) -> Prompt:
+    """Reads prompts, padded on the left, and their images once."""
+    hidden, cache = self._read(inputs)
+    last = jnp.max(
+        inputs.positions, axis=(1, 2), where=inputs.where[..., None],
+        initial=-1)
+    return Prompt(hidden[:, -1], cache, inputs.where, last + 1)
+
+  def respond(
+      self,
+      tokens: chex.Array,
+      prompt: Prompt,
+      own: text_lib.Cache | None = None,
+      num_own: chex.Numeric = 0,
+  ) -> tuple[chex.Array, text_lib.Cache]:
+    """What the head reads of the next T tokens of K responses to a prompt.
+
+    Args:
+      tokens: `[B, K, T]` int32.
+      prompt: of `prefill`; not repeated for the K responses.
+      own: `[layers, B, K, S, G, d]` of the responses' tokens before these.
+      num_own: `[]` int32, how many of the S there are.
+
+    Returns:
+      `[B, K, T, D]`, and the T tokens' cache of `[layers, B, K, T, G, d]`.
+    """
+    if own is None:
+      own = self.empty_cache(*tokens.shape[:2], 0)
+    steps = num_own + jnp.arange(tokens.shape[2])
+    positions = (
+        prompt.position[:, None, None, None] + steps[None, None, :, None])
+    return self.text.respond(
+        self.text.embed(tokens), jnp.tile(positions, 3), prompt.cache,
+        prompt.where, own, num_own)
+
+  def empty_cache(self, *shape: int) -> text_lib.Cache:
+    """Of `[layers, *shape, G, d]`."""
+    text = self.config.text
+    shape = (text.num_layers, *shape, text.num_key_heads, text.head_width)
+    return text_lib.Cache(*2 * (jnp.zeros(shape, self.dtype),))
+
+  def logits(self, hidden: chex.Array) -> chex.Array:
+    """`[..., D]` of what the head reads -> `[..., V]` float32."""
+    return _logits(hidden, self.table())
+
+  def table(self) -> chex.Array:
+    """`[V, D]` of the head."""
+    return self.text.table()
+
+  def _read(self, inputs):
+    """`[B, L, D]` and the cache of whole rows."""
     chex.assert_rank(
         [inputs.input_ids, inputs.where, inputs.positions], [2, 2, 3])
     embedded = self.text.embed(jnp.where(inputs.where, inputs.input_ids, 0))
@@ -52,7 +115,7 @@ class Model(nn.Module):
       embedded = jnp.where(
           shown[..., None],
           features[jnp.where(shown, inputs.image_index, 0)], embedded)
-    return self.text(embedded, inputs.positions, inputs.where)
+    return self.text.prefill(embedded, inputs.positions, inputs.where)
 
   def log_probs(
       self,
@@ -77,7 +140,7 @@ class Model(nn.Module):
     """
     hidden = self.hidden(inputs)[:, start:start + tokens.shape[1]]
     return token_log_probs(
-        hidden, self.text.table(), tokens, temperature=temperature,
+        hidden, self.table(), tokens, temperature=temperature,
         chunk=chunk)
 
 
@@ -105,6 +168,7 @@ def token_log_probs(
     tokens: chex.Array,
     *,
     temperature: float = 1.0,
+    legal: chex.Array | None = None,
     chunk: int = 64,
 ) -> tuple[chex.Array, chex.Array]:
   """Log-probs and entropies without logits for the whole batch.
@@ -117,6 +181,7 @@ def token_log_probs(
     table: `[V, D]` of the head.
     tokens: `[B, T]` int32.
     temperature: of the distribution, over 0.
+    legal: `[V]` bool, what the distribution is over; by default everything.
     chunk: tokens of a row at a time.
 
   Returns:
@@ -134,7 +199,7 @@ def token_log_probs(
 
   @jax.checkpoint
   def score(block):
-    logits = _logits(block[0], table) / temperature
+    logits = scale(_logits(block[0], table), temperature, legal)
     total = jax.nn.logsumexp(logits, axis=-1)
     chosen = jnp.take_along_axis(logits, block[1][..., None], axis=-1)
     mean = jnp.sum(jnp.exp(logits - total[..., None]) * logits, axis=-1)
@@ -143,6 +208,19 @@ def token_log_probs(
   scores = jax.lax.map(score, (split(hidden), split(tokens)))
   return jax.tree.map(
       lambda x: jnp.moveaxis(x, 0, 1).reshape(rows, -1)[:, :length], scores)
+
+
+def scale(
+    logits: chex.Array,
+    temperature: float,
+    legal: chex.Array | None,
+) -> chex.Array:
+  """`[..., V]` logits of the distribution that is sampled from."""
+  logits = logits / temperature
+  if legal is None:
+    return logits
+  legal = jnp.expand_dims(legal, range(logits.ndim - 1))
+  return jnp.where(legal, logits, ILLEGAL)
 
 
 def _logits(hidden, table):
