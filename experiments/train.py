@@ -149,7 +149,8 @@ def make_learner(
       functools.partial(policy.log_prob, temperature=config.temperature),
       optimizer, num_epochs=options.num_epochs,
       num_minibatches=options.num_minibatches, clip_low=options.clip_low,
-      clip_high=options.clip_high, micro_batch_size=options.micro_batch_size)
+      clip_high=options.clip_high, importance_cap=options.importance_cap,
+      micro_batch_size=options.micro_batch_size)
 
 
 def make_schedule(options: ml_collections.ConfigDict) -> optax.Schedule:

@@ -246,9 +246,7 @@ def augment_steps(
     in which all match has advantage 0, so the learner drops it.
   """
   order, count = steps.partition(low)
-  groups = jax.tree.map(
-      lambda x: jnp.repeat(x, num_candidates, axis=1),
-      dataclasses.replace(singles, observations=None))
+  first = (singles.actions, singles.log_probs, singles.token_mask)
 
   def body(state):
     position, drawn = state
@@ -266,14 +264,25 @@ def augment_steps(
         old.at[target, 1:].set(new, mode='drop')
         for old, new in zip(drawn, sample))
 
-  drawn = (groups.actions, groups.log_probs, groups.token_mask)
-  _, (actions, log_probs, token_mask) = jax.lax.while_loop(
+  drawn = tuple(jnp.repeat(x, num_candidates, axis=1) for x in first)
+  _, drawn = jax.lax.while_loop(
       lambda state: state[0] < count, body, (jnp.int32(0), drawn))
-  mask = jnp.broadcast_to(low[:, None], groups.mask.shape)
-  agree = matches_fn(singles.observations, actions)
+  return with_groups(
+      singles, low, drawn, matches_fn(singles.observations, drawn[0]))
+
+
+def with_groups(
+    singles: types.StepBatch, low: chex.Array, drawn: tuple, agree: chex.Array
+) -> types.RoundBatch:
+  """Puts groups in the place of the `low` steps.
+
+  `drawn`: their actions, log-probs and token masks `[S, K, L]`, candidate 0
+  being the original; `agree`: `[S, K]` bool, which candidates match it.
+  """
+  mask = jnp.broadcast_to(low[:, None], agree.shape)
   groups = types.StepBatch(
-      observations=singles.observations, actions=actions, log_probs=log_probs,
-      token_mask=token_mask & mask[..., None],
+      observations=singles.observations, actions=drawn[0], log_probs=drawn[1],
+      token_mask=drawn[2] & mask[..., None],
       advantages=advantages_lib.step_group_advantages(
           singles.advantages[:, 0], agree, where=mask),
       mask=mask)

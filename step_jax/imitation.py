@@ -5,7 +5,7 @@ imitates a few demonstrations.
 """
 
 import functools
-from typing import Any
+from typing import Any, Callable
 
 import chex
 import jax
@@ -46,25 +46,60 @@ def imitate(
   Returns:
     `(params, losses [num_steps])`, negative log-likelihood a step.
   """
-  schedule = optax.cosine_decay_schedule(learning_rate, num_steps)
-  optimizer = optax.chain(
-      optax.clip_by_global_norm(1.0), optax.adamw(schedule))
+  optimizer = make_optimizer(learning_rate, num_steps)
+  step = functools.partial(
+      take_step, optimizer,
+      functools.partial(log_prob_fn, temperature=temperature))
 
-  def loss_fn(params, rows):
-    observation, token = jax.tree.map(
-        lambda x: x[rows], (observations, tokens))
-    log_probs, _ = log_prob_fn(
-        params, observation, token, temperature=temperature)
-    return -jnp.mean(jnp.sum(log_probs, axis=-1))
-
-  def step(carry, key):
-    params, opt_state = carry
-    rows = jax.random.randint(key, (batch_size,), 0, tokens.shape[0])
-    loss, gradients = jax.value_and_grad(loss_fn)(params, rows)
-    updates, opt_state = optimizer.update(gradients, opt_state, params)
-    return (optax.apply_updates(params, updates), opt_state), loss
+  def body(carry, key):
+    rows = draw_rows(key, batch_size, tokens.shape[0])
+    return step(carry, *jax.tree.map(
+        lambda x: x[rows], (observations, tokens)))
 
   (params, _), losses = jax.lax.scan(
-      step, (params, optimizer.init(params)),
+      body, (params, optimizer.init(params)),
       jax.random.split(rng_key, num_steps))
   return params, jnp.asarray(losses)
+
+
+def make_optimizer(
+    learning_rate: float, num_steps: int) -> optax.GradientTransformation:
+  """AdamW, with a cosine decay of the learning rate to 0."""
+  schedule = optax.cosine_decay_schedule(learning_rate, num_steps)
+  return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule))
+
+
+def draw_rows(
+    rng_key: chex.PRNGKey, batch_size: int, num_rows: int) -> chex.Array:
+  """`[batch_size]` int32, drawn with replacement."""
+  return jax.random.randint(rng_key, (batch_size,), 0, num_rows)
+
+
+def take_step(
+    optimizer: optax.GradientTransformation,
+    log_prob_fn: Callable[[Any, Any, chex.Array], tuple],
+    carry: tuple[Any, Any],
+    observations: Any,
+    tokens: chex.Array,
+) -> tuple[tuple[Any, Any], chex.Array]:
+  """One step of maximum likelihood.
+
+  Args:
+    optimizer: from `make_optimizer`.
+    log_prob_fn: a policy's `log_prob` at the temperature that is fitted.
+    carry: parameters and the optimiser's state.
+    observations: pytree of `[B, ...]`.
+    tokens: `[B, L]` int32.
+
+  Returns:
+    The new carry, and the negative log-likelihood a step `[]`.
+  """
+  params, opt_state = carry
+
+  def loss_fn(params):
+    log_probs, _ = log_prob_fn(params, observations, tokens)
+    return -jnp.mean(jnp.sum(log_probs, axis=-1))
+
+  loss, gradients = jax.value_and_grad(loss_fn)(params)
+  updates, opt_state = optimizer.update(gradients, opt_state, params)
+  return (optax.apply_updates(params, updates), opt_state), loss

@@ -1,6 +1,7 @@
 """The clipped surrogate objective, one for every method (method 4)."""
 
 import chex
+import jax
 import jax.numpy as jnp
 
 from step_jax import masking
@@ -17,10 +18,19 @@ def clipped_surrogate_loss(
     *,
     clip_low: float = 0.2,
     clip_high: float = 0.3,
+    importance_cap: float = 0.0,
+    old_log_probs: chex.Array | None = None,
     where: chex.Array,
     normaliser: chex.Array | float | None = None,
 ) -> chex.Array:
   """-J, J = sum of min(rho A, clip(rho, 1 - low, 1 + high) A) / valid tokens.
+
+  A sampler with other kernels or precision than the learner is another policy,
+  even at the same parameters. With `importance_cap` C that difference is taken
+  out of rho, and corrected by truncated importance sampling, as proposed for
+  the mismatch between rollout and training engines (Yao et al., 2025): rho is
+  against the learner's own pi_old, and each token's term is weighted by
+  min(pi_old / pi_behaviour, C), which carries no gradient.
 
   Args:
     log_probs: `[..., L]` of the policy being trained.
@@ -29,6 +39,9 @@ def clipped_surrogate_loss(
     advantages: `[...]`, one for each response.
     clip_low: rho is clipped at 1 - clip_low.
     clip_high: rho is clipped at 1 + clip_high.
+    importance_cap: C; 0 takes rho against the behaviour policy, unweighted.
+    old_log_probs: `[..., L]` of the learner's policy at the beginning of the
+      update, a constant; read if there is a cap.
     where: `[..., L]` bool, valid tokens.
     normaliser: what the masked sum is divided by; its own number of valid
       tokens by default. Pass the round's number of tokens per optimiser step
@@ -36,11 +49,22 @@ def clipped_surrogate_loss(
 
   Returns:
     `[]` the loss; 0 if nothing is valid.
+
+  Raises:
+    ValueError: for a cap without `old_log_probs`.
   """
-  ratio, advantages = _ratio(
-      log_probs, behaviour_log_probs, advantages, where)
+  reference = behaviour_log_probs
+  if importance_cap:
+    if old_log_probs is None:
+      raise ValueError('expected old_log_probs with importance_cap, got None')
+    reference = jax.lax.stop_gradient(old_log_probs)
+  ratio, advantages = _ratio(log_probs, reference, advantages, where)
   clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
   objective = jnp.minimum(ratio * advantages, clipped * advantages)
+  if importance_cap:
+    weight = _exp_difference(
+        reference, jax.lax.stop_gradient(behaviour_log_probs), where)
+    objective *= jnp.minimum(weight, importance_cap)
   if normaliser is None:
     normaliser = jnp.sum(where)
   # Nothing valid is divided by 1.
@@ -84,8 +108,15 @@ def _ratio(
     where: chex.Array,
 ) -> tuple[chex.Array, chex.Array]:
   """rho and the advantages of each token `[..., L]`, 1 and 0 where masked."""
-  chex.assert_equal_shape([log_probs, behaviour_log_probs, where])
   chex.assert_shape(advantages, log_probs.shape[:-1])
-  log_ratio = jnp.where(where, log_probs - behaviour_log_probs, 0)
-  ratio = jnp.exp(jnp.clip(log_ratio, -_MAX_LOG_RATIO, _MAX_LOG_RATIO))
+  ratio = _exp_difference(log_probs, behaviour_log_probs, where)
   return ratio, jnp.where(where, advantages[..., None], 0)
+
+
+def _exp_difference(
+    log_probs: chex.Array, others: chex.Array, where: chex.Array
+) -> chex.Array:
+  """pi / pi' of each token `[..., L]`, 1 where masked."""
+  chex.assert_equal_shape([log_probs, others, where])
+  log_ratio = jnp.where(where, log_probs - others, 0)
+  return jnp.exp(jnp.clip(log_ratio, -_MAX_LOG_RATIO, _MAX_LOG_RATIO))

@@ -52,6 +52,8 @@ def _config(**changes):
     ('optimizer.clip_low', -.1),
     ('optimizer.clip_low', 1.5),
     ('optimizer.clip_high', -.1),
+    ('optimizer.importance_cap', -.1),
+    ('optimizer.importance_cap', _INF),
     ('optimizer.num_epochs', 0),
     ('optimizer.num_minibatches', 0),
     ('optimizer.micro_batch_size', 0),

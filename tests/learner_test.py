@@ -303,6 +303,50 @@ def test_without_groups():
   _close(actual[1], expected[1], 1e-6)
 
 
+# Truncated importance sampling
+
+
+def _capped_step(batch, params, old_params, cap):
+  """The gradient of a round, one token at a time, without any clip."""
+  params, old_params = (
+      jax.tree.map(lambda x: np.asarray(x, np.float64), x)
+      for x in (params, old_params))
+  gradient = jax.tree.map(np.zeros_like, params)
+  weights, tokens = [], 0
+  for features, actions, behaviour, mask, advantage in _responses(batch):
+    for position in np.nonzero(mask)[0]:
+      token, tokens = actions[position], tokens + 1
+      new, old = (
+          np.exp(x) / np.exp(x).sum() for x in (
+              features @ p['weights'] + p['bias'][position]
+              for p in (params, old_params)))
+      weights.append(old[token] / math.exp(behaviour[position]))
+      step = (-min(weights[-1], cap) * advantage * new[token] / old[token]
+              * (np.eye(examples.VOCABULARY)[token] - new))
+      gradient['weights'] += np.outer(features, step)
+      gradient['bias'][position] += step
+  return jax.tree.map(lambda x: x / tokens, gradient), np.array(weights)
+
+
+def test_importance_cap():
+  """Two epochs: both weigh and compare by the first parameters."""
+  learner = step_jax.make_learner(
+      log_prob_fn, optax.sgd(0.5), num_epochs=2, num_minibatches=1,
+      clip_low=0.99, clip_high=99.0, importance_cap=1.5)
+  batch, first = examples.round_batch(20, 17, 5), jax.device_get(_params())
+  gradient, weights = _capped_step(batch, first, first, 1.5)
+  assert 10 < (weights > 1.5).sum() < len(weights) - 10
+  second = jax.tree.map(lambda x, y: x - 0.5 * y, first, gradient)
+  gradient, _ = _capped_step(batch, second, first, 1.5)
+  expected = jax.tree.map(lambda x, y: x - 0.5 * y, second, gradient)
+  state, metrics = _update(learner, batch)
+  _close(state.params, expected)
+  assert metrics['clip_fraction'] == 0 < metrics['approx_kl']
+  # By the second parameters in the place of the first it would be another.
+  other, _ = _capped_step(batch, second, second, 1.5)
+  assert np.abs(other['weights'] - gradient['weights']).max() > 1e-3
+
+
 # What is masked
 
 

@@ -260,6 +260,118 @@ def test_all_masked_is_zero_with_gradient_zero(foul, normaliser):
       gradients, jax.tree.map(jnp.zeros_like, gradients))
 
 
+# Truncated importance sampling
+
+
+def _old(seed):
+  """Log-probs of the learner at the beginning, for `_batch(seed)`.
+
+  Weights on both sides of a cap of 1.5, and ratios that are clipped or not.
+  """
+  _, behaviour, _, where = _batch(seed)
+  rng = np.random.default_rng(seed + 100)
+  weight = rng.choice([0.3, 0.9, 1.0, 1.4, 1.7, 4.0], SHAPE)
+  weight = weight * (1 + 0.03 * rng.random(SHAPE))
+  assert ((weight > 1.5) & where).sum() > 3 < ((weight < 1.5) & where).sum()
+  return (behaviour + np.log(weight)).astype(np.float32)
+
+
+def _capped(log_probs, old, behaviour, advantages, where, importance_cap=1.5):
+  return _loss(log_probs, behaviour, advantages, where, old_log_probs=old,
+               importance_cap=importance_cap)
+
+
+_jit_capped = jax.jit(jax.value_and_grad(_capped, argnums=(0, 1, 2)))
+
+
+@pytest.mark.parametrize('log_prob, old, advantage, loss, gradient', [
+    # Behaviour 0.1, so pi_old 0.1 weighs 1; rho = pi / pi_old.
+    (0.1, 0.1, 2.0, -2.0, -2.0),
+    (0.125, 0.1, 2.0, -2.5, -2.5),
+    (0.2, 0.1, 2.0, -2.6, 0.0),     # rho 2 is clipped to 1.3
+    # Old 0.05 weighs 0.5, and rho is 2 although pi is the behaviour's.
+    (0.1, 0.05, 2.0, -1.3, 0.0),    # 0.5 * 1.3 * 2
+    (0.05, 0.05, -2.0, 1.0, 1.0),   # 0.5 * 1 * 2
+    # Old 0.4 would weigh 4, and weighs the cap, 1.5.
+    (0.4, 0.4, 2.0, -3.0, -3.0),    # 1.5 * 1 * 2
+    (0.5, 0.4, -2.0, 3.75, 3.75),   # 1.5 * 1.25 * 2
+    (0.2, 0.4, -2.0, 2.4, 0.0),     # 1.5 * 0.8 * 2, rho 0.5 is clipped
+])
+def test_golden_of_the_weight(log_prob, old, advantage, loss, gradient):
+  actual, gradients = jax.value_and_grad(_capped, argnums=(0, 1, 2))(
+      *(np.log(np.array([x], np.float32)) for x in (log_prob, old, 0.1)),
+      np.float32(advantage), np.ones(1, bool))
+  np.testing.assert_allclose(
+      (actual, gradients[0][0]), (loss, gradient), rtol=1e-5, atol=1e-7)
+  # Neither the old policy nor the sampler has a gradient.
+  np.testing.assert_array_equal(gradients[1:], 0)
+
+
+@pytest.mark.parametrize('seed', range(10))
+def test_weight_against_oracle_and_differences(seed):
+  log_probs, behaviour, advantages, where = _batch(seed)
+  old = _old(seed)
+
+  def oracle(x):
+    return reference.surrogate_loss(
+        x, behaviour, advantages, where, importance_cap=1.5, old=old)
+
+  assert abs(oracle(log_probs) - reference.surrogate_loss(
+      log_probs, behaviour, advantages, where)) > 1e-3
+  loss, gradients = _jit_capped(log_probs, old, behaviour, advantages, where)
+  np.testing.assert_allclose(loss, oracle(log_probs), rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(
+      gradients[0], reference.numerical_gradient(oracle, log_probs),
+      rtol=1e-3, atol=1e-6)
+  for gradient in gradients[1:]:
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_a_sampler_that_is_the_learner_weighs_nothing():
+  """pi_old = behaviour: the weight is 1 under a cap of 1 or more."""
+  log_probs, behaviour, advantages, where = _batch(11)
+  np.testing.assert_array_equal(
+      _capped(log_probs, behaviour, behaviour, advantages, where),
+      _loss(log_probs, behaviour, advantages, where))
+
+
+def test_without_a_cap_old_log_probs_are_not_read():
+  batch = _batch(12)
+  np.testing.assert_array_equal(
+      _loss(*batch, old_log_probs=np.full(SHAPE, np.nan, np.float32)),
+      _loss(*batch))
+  with pytest.raises(ValueError, match='expected old_log_probs'):
+    _loss(*batch, importance_cap=2.0)
+
+
+@pytest.mark.parametrize('foul', FOUL)
+def test_foul_padding_under_a_cap(foul):
+  log_probs, behaviour, advantages, where = _batch(8)
+  where[1] = False
+  old, foul = _old(8), np.float32(foul)
+  expected = _jit_capped(log_probs, old, behaviour, advantages, where)
+  np.testing.assert_array_equal(np.asarray(expected[1][0])[~where], 0)
+  for fouled in (
+      (log_probs, np.where(where, old, foul), behaviour),
+      (log_probs, old, np.where(where, behaviour, foul)),
+      [np.where(where, x, foul) for x in (log_probs, old, behaviour)]):
+    chex.assert_trees_all_equal(
+        _jit_capped(*fouled, advantages, where), expected)
+  loss, gradients = _jit_capped(
+      *(np.full(SHAPE, foul) for _ in range(3)), advantages,
+      np.zeros(SHAPE, bool))
+  np.testing.assert_array_equal(loss, 0.0)
+  chex.assert_trees_all_equal(
+      gradients, jax.tree.map(jnp.zeros_like, gradients))
+
+
+def test_a_weight_beyond_float32_is_the_cap():
+  loss, gradients = jax.value_and_grad(_capped)(
+      np.zeros(1, np.float32), np.zeros(1, np.float32),
+      np.full(1, -200, np.float32), np.float32(1), np.ones(1, bool))
+  np.testing.assert_allclose((loss, gradients[0]), (-1.5, -1.5), rtol=1e-6)
+
+
 def test_traces_once():
   chex.clear_trace_counter()
   traced = jax.jit(chex.assert_max_traces(
@@ -277,6 +389,8 @@ def test_refuses_wrong_shapes():
       (log_probs, behaviour, advantages, where[..., 0])):
     with pytest.raises(AssertionError):
       _loss(*wrong)
+  with pytest.raises(AssertionError):
+    _capped(log_probs, behaviour[:-1], behaviour, advantages, where)
 
 
 def test_the_mask_is_keyword_only():

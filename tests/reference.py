@@ -167,17 +167,22 @@ def partition(mask):
 
 
 def surrogate_loss(log_probs, behaviour, advantages, where, clip_low=0.2,
-                   clip_high=0.3, normaliser=None):
+                   clip_high=0.3, normaliser=None, importance_cap=0, old=None):
   """-J: min(rho A, clip(rho) A) over the valid tokens, one at a time."""
   total, valid = 0.0, 0
   for index in np.ndindex(np.shape(log_probs)):
     if not where[index]:
       continue
     valid += 1
-    rho = math.exp(float(log_probs[index]) - float(behaviour[index]))
+    reference, weight = float(behaviour[index]), 1.0
+    if importance_cap:
+      reference = float(old[index])
+      weight = min(
+          math.exp(reference - float(behaviour[index])), importance_cap)
+    rho = math.exp(float(log_probs[index]) - reference)
     advantage = float(advantages[index[:-1]])
     clipped = min(max(rho, 1 - clip_low), 1 + clip_high)
-    total += min(rho * advantage, clipped * advantage)
+    total += weight * min(rho * advantage, clipped * advantage)
   if normaliser is None:
     normaliser = valid
   return -total / normaliser if valid else 0.0

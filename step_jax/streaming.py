@@ -1,0 +1,298 @@
+"""Learning from observations that are too large to be held all at once.
+
+The host walks through the micro-batches of `learner` and `credit`, and what an
+observation names, such as pictures, is loaded shortly before it is read. What
+comes out is the same; only useful rows are loaded.
+
+`load` maps batches of stored rows, pytrees of numpy `[B, ...]`, to what the
+policy reads, lazily and in order; it is a generator function, such as
+`functools.partial(loader.prefetch, policy.load, depth=2)`.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+import contextlib
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from step_jax import credit
+from step_jax import imitation
+from step_jax import learner as learner_lib
+from step_jax import types
+from step_jax import updates
+from step_jax.policies import base
+
+LoadBatches = Callable[[Iterable[Any]], Generator[Any, None, None]]
+
+
+def make_learner(
+    log_prob_fn: Callable[[Any, Any, chex.Array], tuple],
+    optimizer: optax.GradientTransformation,
+    *,
+    load: LoadBatches,
+    num_epochs: int = 1,
+    num_minibatches: int = 4,
+    clip_low: float = 0.2,
+    clip_high: float = 0.3,
+    importance_cap: float = 0.0,
+    micro_batch_size: int = 8,
+    row_sharding: jax.sharding.Sharding | None = None,
+) -> learner_lib.Learner:
+  """Builds `learner.make_learner`'s learner, driven from the host.
+
+  `update` takes a batch with stored observations. Loaded batches on their way
+  to the device are bounded, too: it waits for each micro-batch.
+
+  Args:
+    log_prob_fn: as there; reads loaded observations.
+    optimizer: as there.
+    load: see above.
+    num_epochs: as there, and so are all that follow.
+
+  Returns:
+    The `Learner`.
+
+  Raises:
+    ValueError: if a count is less than 1, or the cap is negative.
+  """
+  updates.check_options(
+      num_epochs, num_minibatches, micro_batch_size, importance_cap)
+
+  @jax.jit
+  def plan(state, batch):
+    normaliser = jnp.maximum(
+        updates.count_tokens(batch), 1) / num_minibatches
+    deals = jax.lax.map(
+        lambda epoch: learner_lib.deal_rows(
+            state.step, epoch, batch, num_minibatches=num_minibatches),
+        jnp.arange(num_epochs))
+    # A copy: a refused update gives the state back, a step donates its own.
+    progress = updates.start(jax.tree.map(jnp.copy, state))
+    return normaliser, deals, updates.clear_gradients(progress)
+
+  add = jax.jit(functools.partial(
+      updates.add_micro_batch, functools.partial(
+          updates.micro_batch_loss, log_prob_fn, clip_low=clip_low,
+          clip_high=clip_high, importance_cap=importance_cap),
+      row_sharding=row_sharding), donate_argnames='totals')
+
+  @functools.partial(jax.jit, donate_argnums=0)
+  def take_step(progress, taken):
+    return updates.clear_gradients(
+        updates.take_step(optimizer, progress, taken))
+
+  finish = jax.jit(functools.partial(
+      updates.finish, num_epochs=num_epochs, num_minibatches=num_minibatches),
+      donate_argnums=0)
+
+  return learner_lib.Learner(
+      functools.partial(updates.init, optimizer), functools.partial(
+          _update, _Jitted(plan, add, take_step, finish), load,
+          micro_batch_size))
+
+
+def augment_steps(
+    rng_key: chex.PRNGKey,
+    params: Any,
+    singles: types.StepBatch,
+    low: chex.Array,
+    *,
+    sample_many: Callable[..., base.ActionSample],
+    load: LoadBatches,
+    matches_fn: base.MatchFn,
+    max_steps: int,
+    num_candidates: int,
+    micro_batch_size: int = 8,
+) -> types.RoundBatch:
+  """`credit.augment_steps` from the host: only low steps are loaded.
+
+  Args:
+    rng_key: key of (seed, round), the one the trajectories were drawn with.
+    params: of the behaviour policy.
+    singles: K = 1, S = B*T, from `credit.assign_credit`.
+    low: `[S]` bool, the samples to replace by groups.
+    sample_many: `(params, keys [B, K-1], loaded observation)` ->
+      `ActionSample` of `[B, K-1, L]`; called with one B.
+    load: see above.
+    matches_fn: a codec's `matches`, called with numpy arrays: the stored
+      observations of the low steps only, and `[n, K, L]` tokens.
+    max_steps: T.
+    num_candidates: K.
+    micro_batch_size: B, states sampled at once.
+
+  Returns:
+    The round's batch; its observations are the stored ones, in numpy.
+  """
+  singles, low = jax.device_get((singles, low))
+  order = np.nonzero(low)[0]
+  drawn = tuple(
+      np.repeat(x, num_candidates, axis=1)
+      for x in (singles.actions, singles.log_probs, singles.token_mask))
+  micros = list(_micro_batches(0, order, 0, len(order), micro_batch_size))
+  with contextlib.closing(load(
+      _rows(singles.observations, micro.rows) for micro in micros)) as loaded:
+    for micro in micros:
+      keys = _candidate_keys(
+          rng_key, micro.rows // max_steps, micro.rows % max_steps,
+          num_candidates=num_candidates)
+      sample = jax.device_get(sample_many(params, keys, next(loaded)))
+      for old, new in zip(drawn, sample):
+        old[micro.rows[micro.taken], 1:] = new[micro.taken]
+  agree = np.zeros((len(low), num_candidates), bool)
+  if len(order):
+    agree[order] = matches_fn(
+        _rows(singles.observations, order), drawn[0][order])
+  return credit.with_groups(singles, low, drawn, agree)
+
+
+def imitate(
+    rng_key: chex.PRNGKey,
+    params: Any,
+    observations: Any,
+    tokens: chex.Array,
+    *,
+    log_prob_fn: base.LogProbFn,
+    load: LoadBatches,
+    num_steps: int,
+    batch_size: int,
+    learning_rate: float,
+    temperature: float = 1.0,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> tuple[Any, np.ndarray]:
+  """`imitation.imitate` from the host, of the same rows in the same order.
+
+  Args:
+    rng_key: key of the order in which steps are visited.
+    params: fresh parameters; donated.
+    observations: pytree of `[S, ...]`, stored.
+    tokens: `[S, L]` int32.
+    log_prob_fn: a policy's `log_prob`; reads loaded observations.
+    load: see above.
+    num_steps: AdamW steps, with a cosine decay of the learning rate to 0.
+    batch_size: steps sampled, with replacement, for each.
+    learning_rate: the first one.
+    temperature: of the distribution that is fitted.
+    on_step: told the number of steps taken, and the last one's loss.
+
+  Returns:
+    `(params, losses [num_steps])`, negative log-likelihood a step.
+  """
+  observations, tokens = jax.device_get((observations, tokens))
+  optimizer = imitation.make_optimizer(learning_rate, num_steps)
+  step = jax.jit(functools.partial(
+      imitation.take_step, optimizer,
+      functools.partial(log_prob_fn, temperature=temperature)),
+      donate_argnums=0)
+  rows = np.asarray(jax.vmap(functools.partial(
+      imitation.draw_rows, batch_size=batch_size, num_rows=len(tokens)))(
+          jax.random.split(rng_key, num_steps)))
+  carry, losses = (params, optimizer.init(params)), np.zeros(
+      num_steps, np.float32)
+  with contextlib.closing(
+      load(_rows(observations, index) for index in rows)) as loaded:
+    for number, index in enumerate(rows):
+      carry, loss = step(carry, next(loaded), tokens[index])
+      losses[number] = loss  # waits for the step
+      on_step(number + 1, losses[number])
+  return carry[0], losses
+
+
+class _Jitted(NamedTuple):
+  """The parts of an update that run on the device."""
+  plan: Callable[..., tuple]
+  add: Callable[..., updates.Totals]
+  take_step: Callable[..., updates.Progress]
+  finish: Callable[..., tuple]
+
+
+def _update(
+    jitted: _Jitted, load: LoadBatches, micro_batch_size: int,
+    state: types.LearnerState, batch: types.RoundBatch,
+) -> tuple[types.LearnerState, dict[str, chex.Array]]:
+  """A learner's `update`."""
+  observations = [
+      jax.device_get(rows.observations) for rows in updates.parts(batch)]
+  batch = jax.device_get(_without_observations(batch))
+  parts = updates.parts(batch)
+  normaliser, deals, progress = jitted.plan(state, batch)
+  minibatches = _schedule(
+      jax.device_get(deals),
+      [updates.rows_at_once(rows, micro_batch_size) for rows in parts])
+  with contextlib.closing(load(
+      _rows(observations[micro.part], micro.rows)
+      for minibatch in minibatches for micro in minibatch)) as loaded:
+    for minibatch in minibatches:
+      for micro in minibatch:
+        progress = progress._replace(totals=jitted.add(
+            progress.params, state.params,
+            _take(parts[micro.part], micro, next(loaded)), normaliser,
+            totals=progress.totals))
+        jax.block_until_ready(progress.totals.computed)
+      progress = jitted.take_step(progress, len(minibatch))
+  return jitted.finish(state, progress, batch)
+
+
+class _MicroBatch(NamedTuple):
+  """Rows that are computed at once; idle ones repeat a useful one."""
+  part: int  # 0 of singles, 1 of groups
+  rows: np.ndarray  # [B] int
+  taken: np.ndarray  # [B] bool, False for idle rows
+
+
+def _schedule(
+    deals: list[learner_lib.Deal], sizes: list[int]
+) -> list[list[_MicroBatch]]:
+  """The micro-batches of every optimiser step, of all epochs."""
+  num_epochs, num_bounds = deals[0].bounds.shape
+  return [
+      [micro for part, (deal, size) in enumerate(zip(deals, sizes))
+       for micro in _micro_batches(
+           part, deal.order[epoch], deal.bounds[epoch, m],
+           deal.bounds[epoch, m + 1], size)]
+      for epoch in range(num_epochs) for m in range(num_bounds - 1)]
+
+
+def _micro_batches(
+    part: int, order: np.ndarray, start: int, stop: int, size: int
+) -> Iterator[_MicroBatch]:
+  for position in range(start, stop, size):
+    index = position + np.arange(size)
+    yield _MicroBatch(
+        part, order[np.minimum(index, stop - 1)], index < stop)
+
+
+def _rows(tree: Any, rows: np.ndarray) -> Any:
+  return jax.tree.map(lambda x: x[rows], tree)
+
+
+def _take(
+    batch: types.StepBatch, micro: _MicroBatch, observations: Any
+) -> types.StepBatch:
+  """A micro-batch; rows that are not taken are masked."""
+  rows = _rows(batch, micro.rows)
+  return dataclasses.replace(
+      rows, observations=observations, mask=rows.mask & micro.taken[:, None])
+
+
+def _without_observations(batch: types.RoundBatch) -> types.RoundBatch:
+  groups = batch.groups and dataclasses.replace(
+      batch.groups, observations=None)
+  return dataclasses.replace(batch, groups=groups, singles=dataclasses.replace(
+      batch.singles, observations=None))
+
+
+@functools.partial(jax.jit, static_argnames='num_candidates')
+def _candidate_keys(
+    rng_key: chex.PRNGKey, slots: chex.Array, step_ids: chex.Array, *,
+    num_candidates: int,
+) -> chex.PRNGKey:
+  """`[B, K-1]` keys, those of `credit.row_keys`."""
+  return jax.vmap(
+      functools.partial(credit.row_keys, rng_key, slots, step_ids),
+      out_axes=1)(jnp.arange(1, num_candidates))

@@ -1,0 +1,220 @@
+"""What an update is made of, whoever brings the rows.
+
+The loss of a micro-batch, the optimiser step and the metrics: pure functions
+that `learner` puts into one jitted loop and `streaming` drives from the host.
+"""
+
+import functools
+from typing import Any, Callable, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from step_jax import losses
+from step_jax import types
+
+
+class Totals(NamedTuple):
+  """What micro-batches add up to."""
+  gradients: Any  # of the optimiser step; None between two of them
+  sums: dict[str, chex.Array]  # of the whole update
+  computed: chex.Array  # [] int32, responses of the whole update
+
+
+class Progress(NamedTuple):
+  """An update on its way."""
+  params: Any
+  opt_state: Any
+  step: chex.Array  # [] int32
+  totals: Totals
+  norm: chex.Array  # [] gradient norms, added up
+  finite: chex.Array  # [] bool
+
+
+def check_options(
+    num_epochs: int, num_minibatches: int, micro_batch_size: int,
+    importance_cap: float) -> None:
+  """Raises ValueError if a count is less than 1, or the cap is negative."""
+  for name, value in dict(
+      num_epochs=num_epochs, num_minibatches=num_minibatches,
+      micro_batch_size=micro_batch_size).items():
+    if value < 1:
+      raise ValueError(f'expected {name} >= 1, got {value}')
+  if importance_cap < 0:
+    raise ValueError(f'expected importance_cap >= 0, got {importance_cap}')
+
+
+def init(
+    optimizer: optax.GradientTransformation, params: Any
+) -> types.LearnerState:
+  """The state before the first update."""
+  return types.LearnerState(
+      params=params, opt_state=optimizer.init(params),
+      step=jnp.zeros((), jnp.int32))
+
+
+def start(state: types.LearnerState) -> Progress:
+  """An update that has seen nothing yet."""
+  zero = jnp.zeros(())
+  sums = dict.fromkeys(('loss', 'clipped', 'kl', 'entropy'), zero)
+  return Progress(
+      state.params, state.opt_state, state.step,
+      Totals(None, sums, jnp.zeros((), jnp.int32)), zero, jnp.ones((), bool))
+
+
+def clear_gradients(progress: Progress) -> Progress:
+  """Makes ready for the micro-batches of an optimiser step."""
+  zeros = jax.tree.map(jnp.zeros_like, progress.params)
+  return progress._replace(totals=progress.totals._replace(gradients=zeros))
+
+
+def micro_batch_loss(
+    log_prob_fn: Callable[[Any, Any, chex.Array], tuple],
+    params: Any,
+    old_params: Any,
+    rows: types.StepBatch,
+    normaliser: chex.Array,
+    *,
+    clip_low: float,
+    clip_high: float,
+    importance_cap: float,
+) -> tuple[chex.Array, dict[str, chex.Array]]:
+  """-J of a micro-batch, and sums over its tokens for the metrics.
+
+  Args:
+    log_prob_fn: see `learner.make_learner`, as for the options below.
+    params: of the policy being trained.
+    old_params: those at the beginning of the update, read if there is a cap.
+    rows: the micro-batch.
+    normaliser: tokens of the round per optimiser step.
+    clip_low: the ratio is clipped at 1 - clip_low.
+    clip_high: the ratio is clipped at 1 + clip_high.
+    importance_cap: see `losses.clipped_surrogate_loss`.
+  """
+  def score(params):
+    return jax.vmap(
+        functools.partial(log_prob_fn, params, rows.observations),
+        in_axes=1, out_axes=1)(rows.actions)
+
+  log_probs, entropy = score(params)
+  old_log_probs = score(old_params)[0] if importance_cap else rows.log_probs
+  where = rows.token_mask & rows.mask[..., None]
+  clip: dict[str, Any] = dict(
+      clip_low=clip_low, clip_high=clip_high, where=where)
+  loss = losses.clipped_surrogate_loss(
+      log_probs, rows.log_probs, rows.advantages, normaliser=normaliser,
+      importance_cap=importance_cap, old_log_probs=old_log_probs, **clip)
+  sums = losses.surrogate_statistics(
+      jax.lax.stop_gradient(log_probs), old_log_probs, rows.advantages, **clip)
+  sums['entropy'] = jnp.sum(jnp.where(where, entropy, 0))
+  return loss, sums | {'loss': loss}
+
+
+def rows_at_once(rows: types.StepBatch, micro_batch_size: int) -> int:
+  """Rows of a micro-batch, of `micro_batch_size` responses if K allows."""
+  return max(1, micro_batch_size // rows.mask.shape[1])
+
+
+def add_micro_batch(
+    loss_fn: Callable[..., tuple],
+    params: Any,
+    old_params: Any,
+    rows: types.StepBatch,
+    normaliser: chex.Array,
+    totals: Totals,
+    *,
+    row_sharding: jax.sharding.Sharding | None,
+) -> Totals:
+  """Adds the gradients and sums of a micro-batch, placed as is asked."""
+  size, num_candidates = rows.mask.shape
+  if row_sharding is not None and size % row_sharding.num_devices == 0:
+    rows = jax.lax.with_sharding_constraint(rows, row_sharding)
+  (_, extra), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+      params, old_params, rows, normaliser)
+  return Totals(
+      jax.tree.map(jnp.add, totals.gradients, gradient),
+      jax.tree.map(jnp.add, totals.sums, extra),
+      totals.computed + size * num_candidates)
+
+
+def take_step(
+    optimizer: optax.GradientTransformation,
+    progress: Progress,
+    taken: chex.Array,
+) -> Progress:
+  """One optimiser step by the gradients in `progress`; none if no row was."""
+  params, opt_state, step, totals, norm, finite = progress
+  gradients = totals.gradients
+  gradient_norm = optax.tree.norm(gradients)
+
+  def apply(_):
+    updates, new_opt_state = optimizer.update(gradients, opt_state, params)
+    return optax.apply_updates(params, updates), new_opt_state, step + 1
+
+  params, opt_state, step = jax.lax.cond(
+      taken > 0, apply, lambda _: (params, opt_state, step), None)
+  return Progress(
+      params, opt_state, step, totals._replace(gradients=None),
+      norm + gradient_norm, finite & jnp.isfinite(gradient_norm))
+
+
+def finish(
+    state: types.LearnerState,
+    progress: Progress,
+    batch: types.RoundBatch,
+    *,
+    num_epochs: int,
+    num_minibatches: int,
+) -> tuple[types.LearnerState, dict[str, chex.Array]]:
+  """The state after an update, and its metrics; observations are not read."""
+  params, opt_state, step, totals, norm, finite = progress
+  new = types.LearnerState(params=params, opt_state=opt_state, step=step)
+  kept = jax.tree.map(
+      lambda new, old: jnp.where(finite, new, old), new, state)
+  sums = totals.sums
+  steps = jnp.maximum(step - state.step, 1)
+  seen = jnp.maximum(count_tokens(batch), 1) * num_epochs
+  return kept, {
+      'loss': sums['loss'] / (num_epochs * num_minibatches),
+      'grad_norm': norm / steps,
+      'entropy': sums['entropy'] / seen,
+      'clip_fraction': sums['clipped'] / seen,
+      'approx_kl': sums['kl'] / seen,
+      'mean_abs_advantage': _mean_abs_advantage(batch),
+      'optimizer_steps': jnp.where(finite, step - state.step, 0),
+      'step_samples': sum(jnp.sum(useful(rows)) for rows in parts(batch)),
+      'rows_computed': totals.computed,
+      'rows_useful': num_epochs * sum(
+          jnp.sum(useful(rows)) * rows.mask.shape[1]
+          for rows in parts(batch)),
+      'finite': finite,
+  }
+
+
+def parts(batch: types.RoundBatch) -> list[types.StepBatch]:
+  """Singles, and groups if there are any."""
+  return [rows for rows in (batch.singles, batch.groups) if rows is not None]
+
+
+def useful(batch: types.StepBatch) -> chex.Array:
+  """`[S]`: rows with a signal; the others are neither computed nor counted."""
+  return jnp.any(batch.mask & (batch.advantages != 0), axis=1)
+
+
+def count_tokens(batch: types.RoundBatch) -> chex.Array:
+  """Valid tokens of the useful rows."""
+  return sum(
+      jnp.sum(rows.token_mask & useful(rows)[:, None, None]
+              & rows.mask[..., None])
+      for rows in parts(batch))
+
+
+def _mean_abs_advantage(batch: types.RoundBatch) -> chex.Array:
+  """Mean |A| of the responses that carry a signal."""
+  pairs = [
+      (jnp.abs(rows.advantages), rows.mask & useful(rows)[:, None])
+      for rows in parts(batch)]
+  total = sum(jnp.sum(jnp.where(mask, x, 0)) for x, mask in pairs)
+  return total / jnp.maximum(sum(jnp.sum(mask) for _, mask in pairs), 1)
