@@ -66,3 +66,25 @@ def base_config() -> ml_collections.ConfigDict:
   config.eval_every = 0  # rounds; 0 evaluates at the beginning and the end
   config.eval_episodes = 50  # a task
   return config.lock()
+
+
+def add_vision_language(config: ml_collections.ConfigDict) -> None:
+  """Adds the fields of a policy that reads pictures and writes text."""
+  with config.unlocked():
+    policy = config.policy
+    policy.name = 'qwen_vl'
+    # The folder of config.json, safetensors and tokenizer.json. If it is empty,
+    # the model is a random Qwen2.5-VL of width, num_layers, num_heads and:
+    policy.checkpoint = ''
+    policy.vision_layers = 2
+    policy.rope_theta = 100.0  # below a real model's: positions are few
+    policy.words = ''  # a text whose tokens it knows; others are spelt in bytes
+    policy.dtype = 'float32'  # of products; parameters are float32
+    policy.remat = False  # recomputes layers in the backward pass
+    policy.prompt = 'ui_tars'  # or 'short': nothing but the instruction
+    policy.convention = 'thousand'  # of coordinates; UI-TARS 1.5: 'pixels'
+    policy.screen_size = (1920, 1080)  # pixels of a picture, at most
+    policy.min_pixels = 56 * 56  # of a picture as the model sees it
+    policy.max_pixels = 28 * 28 * 1280
+    policy.prompt_length = 2048  # P, tokens, those of the picture included
+    policy.response_length = 128  # L, tokens

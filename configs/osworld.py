@@ -15,12 +15,18 @@ Variants: one for each method, such as `:step_grpo` or `:dapo`;
      has been finished yet, so there is no number to expect;
   `:servers` does so on OSWorld machines, whose addresses you give with
      `--config.env.arguments.addresses="('http://10.0.0.1:5000',)"`;
-  `:paper` holds the settings of the paper's experiment (UI-TARS-7B-DPO on
-     OSWorld servers), which this version cannot run yet: a sentence says what
-     is missing.
+  `:paper` is the paper's experiment, with its constants and a vision-language
+     model that you have, on OSWorld machines and OSWorld's task files:
+       python experiments/run.py --config=configs/osworld.py:paper
+           --config.policy.checkpoint=DIR --config.env.tasks="('DIR',)"
+           --config.env.arguments.addresses="('http://10.0.0.1:5000',)"
+     UI-TARS-1.5 and other models that count pixels need
+     `--config.policy.convention=pixels`. It was never run with 7B weights or
+     real OSWorld machines; a test runs a round of it with a tiny model.
 """
 
 import ml_collections
+from ml_collections import config_dict
 
 from configs import common
 from step_jax import credit
@@ -34,10 +40,7 @@ def get_config(arg: str = ''):
   """
   config = common.base_config()  # Q = 16, G = 16, kappa = 10, s_0 = 0.6, ...
   if arg == 'paper':
-    config.env.name = 'osworld'
-    config.policy.name = 'qwen_vl'
-    config.num_rounds = 40  # 5 epochs of 128 tasks [choice]
-    return config
+    return _of_the_paper(config)
   if arg in ('desktop', 'servers'):
     return _on_desktops(config, arg)
   config.env.name = 'desk'
@@ -69,6 +72,38 @@ def get_config(arg: str = ''):
   return config
 
 
+def _of_the_paper(
+    config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """The paper's constants, and its model's prompt."""
+  config.num_rounds = 40  # 5 epochs of 128 tasks [choice]
+  _on_servers(config)
+  with config.unlocked():
+    # The elements would cost a request a step, and the model does not read them.
+    config.env.arguments.read_tree = False
+  config.env.step_timeout = 660.0  # seconds; a virtual machine is restored
+  config.warm_start.demonstrations = 0  # the model comes trained
+  config.eval_episodes = 1
+  common.add_vision_language(config)
+  with config.unlocked():
+    config.policy.checkpoint = config_dict.placeholder(str)
+  config.policy.dtype = 'bfloat16'
+  config.policy.remat = True
+  config.optimizer.importance_cap = 2.0  # its sampler rounds otherwise
+  config.optimizer.micro_batch_size = 8  # a group of K = 8 is one
+  return config
+
+
+def _on_servers(config: ml_collections.ConfigDict) -> None:
+  """OSWorld machines that somebody else has started."""
+  config.env.name = 'osworld'
+  config.env.description = 'OSWorld servers'
+  config.env.num_workers = 1  # at most one for each address
+  with config.unlocked():
+    config.env.arguments.addresses = ('http://127.0.0.1:5000',)
+    config.env.arguments.pause = 2.0  # seconds; a virtual machine is slow
+    config.env.arguments.reset_command = ()  # how a machine is restored
+
+
 def _on_desktops(
     config: ml_collections.ConfigDict, arg: str) -> ml_collections.ConfigDict:
   """A small run on real desktops: a step takes about a second."""
@@ -87,10 +122,5 @@ def _on_desktops(
   if arg == 'desktop':
     config.env.description = 'real desktops of this machine, without a VM'
     return config
-  config.env.description = 'OSWorld servers'
-  with config.unlocked():
-    config.env.arguments.addresses = ('http://127.0.0.1:5000',)
-    config.env.arguments.pause = 2.0  # seconds; a virtual machine is slow
-    config.env.arguments.reset_command = ()  # how a machine is restored
-  config.env.num_workers = 1  # at most one for each address
+  _on_servers(config)
   return config

@@ -1,5 +1,6 @@
 """What a user can get wrong, told in one sentence within seconds."""
 
+from collections.abc import Callable
 import importlib
 import json
 import math
@@ -76,9 +77,10 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   expect('optimizer.decay_rounds',
          rounds == 0 or rounds > config.optimizer.warmup_rounds,
          '0 or above optimizer.warmup_rounds')
-  expect('policy.name', config.policy.name in ('element', 'grid'),
-         "'element' or 'grid' (a vision-language policy is not in this "
-         'version)')
+  expect('policy.name', config.policy.name in ('element', 'grid', 'qwen_vl'),
+         "'element', 'grid' or 'qwen_vl'")
+  if config.policy.name == 'qwen_vl':
+    _check_vision_language(config, expect)
   expect('policy.num_heads', config.policy.width % config.policy.num_heads
          == 0, 'a divisor of policy.width')
   method = credit.METHODS[config.method]
@@ -87,6 +89,39 @@ def check_config(config: ml_collections.ConfigDict) -> None:
            f'even and at least 4, as method {config.method} needs')
   elif config.method in ('trajectory_grpo', 'step_grpo', 'rloo', 'gigpo'):
     expect('group_size', config.group_size >= 2, 'at least 2')
+
+
+def _check_vision_language(
+    config: ml_collections.ConfigDict,
+    expect: Callable[[str, bool, str], None]) -> None:
+  """The fields that `configs.common.add_vision_language` adds."""
+  policy = config.policy
+  if 'checkpoint' not in policy:
+    raise UserError(
+        "expected policy.name to be 'qwen_vl' in a config that has its fields, "
+        'such as configs/vlm_tiny.py')
+  if policy.checkpoint is None:
+    raise UserError(
+        'expected a checkpoint: give the folder of config.json, safetensors '
+        'and tokenizer.json with --config.policy.checkpoint=DIR')
+  expect('policy.checkpoint',
+         not policy.checkpoint or pathlib.Path(policy.checkpoint).is_dir(),
+         'the folder of a checkpoint')
+  # The whole history in one prompt is what makes it another method.
+  expect('method', config.method != 'trajectory_grpo',
+         'of steps, as a vision-language policy has a prompt for each step')
+  for field, choices in (
+      ('prompt', ('ui_tars', 'short')), ('convention', ('thousand', 'pixels')),
+      ('dtype', ('float32', 'bfloat16'))):
+    expect(f'policy.{field}', policy[field] in choices,
+           f'one of {", ".join(choices)}')
+  for field in ('prompt_length', 'response_length', 'min_pixels', 'max_pixels',
+                'vision_layers'):
+    expect(f'policy.{field}', policy[field] >= 1, 'at least 1')
+  expect('policy.screen_size', len(policy.screen_size) == 2 and all(
+      side >= 1 for side in policy.screen_size), 'width and height in pixels')
+  expect('policy.num_heads', policy.width % (4 * policy.num_heads) == 0,
+         'so that 4 x num_heads divides policy.width')
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import functools
 from typing import Any
 
 import jax
@@ -44,9 +45,13 @@ def _in_processes(
     progress: progress_lib.RunProgress, should_stop: Callable[[], bool],
 ) -> Collector:
   def collect(jobs, player, name):
-    act = rollout.expert_actor if player is None else rollout.policy_actor(
-        setup.policy, player,
-        batch_size=setup.config.policy.acting_batch_size)
+    if player is None:
+      act = functools.partial(
+          rollout.expert_actor, encode=setup.codec.encode)
+    else:
+      act = rollout.policy_actor(
+          setup.policy, player,
+          batch_size=setup.config.policy.acting_batch_size)
     try:
       return rollout.collect(
           pool, jobs, act, example=setup.world.example, codec=setup.codec,

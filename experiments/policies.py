@@ -1,12 +1,26 @@
 """The policies that configs name, and what their tokens mean."""
 
+from collections.abc import Callable
+import functools
+from typing import Any
+
 import ml_collections
 
 from experiments import checks
 from experiments import worlds
+from step_jax import loader
 from step_jax.policies import base
 from step_jax.policies import element
 from step_jax.policies import grid
+
+
+_LOADED = 2  # batches that wait while one is used
+
+
+def make_loader(policy: base.Policy) -> Callable[..., Any]:
+  """What `streaming` takes to load the rows that a policy reads."""
+  assert policy.load is not None
+  return functools.partial(loader.prefetch, policy.load, depth=_LOADED)
 
 
 def make_policy(
@@ -15,13 +29,16 @@ def make_policy(
   """Builds the policy of a config for what the world yields.
 
   Args:
-    config: the run's config; `policy.name` is 'element' or 'grid'. The cells
-      of 'grid' are those of `env.arguments.grid`, where that is given.
+    config: the run's config; `policy.name` is 'element', 'grid' or 'qwen_vl'.
+      The cells of 'grid' are those of `env.arguments.grid`, where that is given.
     world: its environments.
 
   Raises:
-    UserError: the world yields other observations than the policy reads.
+    UserError: the world yields other observations than the policy reads, a
+      package is missing, or a checkpoint is none.
   """
+  if config.policy.name == 'qwen_vl':
+    return _make_vision_language(config, world)
   module, field = {
       'element': (element, 'element_text'), 'grid': (grid, 'picture'),
   }[config.policy.name]
@@ -42,3 +59,16 @@ def make_policy(
     return module.make_policy(example, **options), codec
   except ValueError as error:
     raise checks.UserError(str(error)) from error
+
+
+def _make_vision_language(
+    config: ml_collections.ConfigDict, world: worlds.World
+) -> tuple[base.Policy, base.Codec]:
+  try:  # its packages are an extra of their own
+    from experiments import vision_language
+    return vision_language.make_policy(
+        config, world.make_env.keywords['folder'])  # type: ignore[attr-defined]
+  except ModuleNotFoundError as error:
+    raise checks.UserError(
+        f"policy.name 'qwen_vl' needs the Python package {error.name}, which "
+        "is not installed; try pip install -e '.[vlm]'") from error

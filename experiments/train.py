@@ -35,6 +35,7 @@ from step_jax import learner as learner_lib
 from step_jax import metrics
 from step_jax import report
 from step_jax import rollout
+from step_jax import streaming
 from step_jax import types
 from step_jax import workers
 from step_jax.policies import base
@@ -72,7 +73,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   checks.check_config(config)
   if (workdir / 'config.json').exists():
     checks.check_same_config(workdir / 'config.json', config)
-  setup = make_setup(config, worlds.make_world(config))
+  setup = make_setup(config, worlds.make_world(config, workdir=workdir))
   is_empty = not workdir.exists() or (
       workdir.is_dir() and not any(workdir.iterdir()))
   try:
@@ -112,13 +113,14 @@ def evaluate_run(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, *, split: str,
     episodes: int) -> evaluate_lib.Evaluation:
   """Evaluates the newest checkpoint of a run and writes the result there."""
-  setup = make_setup(config, worlds.make_world(config))
+  setup = make_setup(config, worlds.make_world(config, workdir=workdir))
   checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints', _warn)
   restored = _restore(setup, checkpoints)
   checkpoints.close()
   if restored is None:
     raise checks.UserError(f'the run in {workdir} has no checkpoint yet')
-  setup = setup._replace(world=worlds.make_world(config, split))
+  setup = setup._replace(world=worlds.make_world(
+      config, split, workdir))
   with (StopRequest() as stop, progress_lib.RunProgress(1, 0) as progress,
         collectors.open_collector(setup, progress, stop) as collect):
     evaluation = evaluate_lib.evaluate(
@@ -145,7 +147,11 @@ def make_learner(
   optimizer = optax.chain(
       optax.clip_by_global_norm(options.max_grad_norm),
       optax.adamw(make_schedule(options), weight_decay=options.weight_decay))
-  return learner_lib.make_learner(
+  make: Callable[..., learner_lib.Learner] = learner_lib.make_learner
+  if policy.load is not None:
+    make = functools.partial(
+        streaming.make_learner, load=policies.make_loader(policy))
+  return make(
       functools.partial(policy.log_prob, temperature=config.temperature),
       optimizer, num_epochs=options.num_epochs,
       num_minibatches=options.num_minibatches, clip_low=options.clip_low,
@@ -383,18 +389,25 @@ def _assign(
   if not method.augment:
     return credit.without_groups(
         singles, method=method, max_steps=config.max_steps), success_rate, 0
-  batch = credit.augment_steps(
+  augment: Callable[..., types.RoundBatch] = functools.partial(
+      credit.augment_steps, sample_fn=_sampler(
+          setup.policy.sample, config.temperature))
+  if setup.policy.load is not None:
+    augment = functools.partial(
+        streaming.augment_steps, load=policies.make_loader(setup.policy),
+        sample_many=_sampler(setup.policy.sample_many, config.temperature),
+        micro_batch_size=config.policy.acting_batch_size)
+  batch = augment(
       rollout_key, state.learner.params, singles, low,
-      sample_fn=_sampler(setup.policy, config.temperature),
       matches_fn=setup.codec.matches, max_steps=config.max_steps,
       num_candidates=config.group_size // 2)
   return batch, success_rate, int(low.sum())
 
 
 @functools.lru_cache(maxsize=1)
-def _sampler(policy: base.Policy, temperature: float) -> Callable[..., Any]:
+def _sampler(sample: Any, temperature: float) -> Callable[..., Any]:
   """The same function object every round, so that jit knows it again."""
-  return functools.partial(policy.sample, temperature=temperature)
+  return functools.partial(sample, temperature=temperature)
 
 
 def _report(

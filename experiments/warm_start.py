@@ -1,6 +1,7 @@
 """Imitation of scripted demonstrations, cached by what determines them."""
 
 from collections.abc import Callable
+import functools
 import hashlib
 import inspect
 import os
@@ -17,8 +18,12 @@ from experiments import worlds
 from step_jax import imitation
 from step_jax import rollout
 from step_jax import simulation
+from step_jax import streaming
 from step_jax import workers
+from step_jax.envs import actions
 from step_jax.envs import base as envs_base
+from step_jax.envs import pictures
+from step_jax.envs import ui_tars
 from step_jax.policies import base
 
 _DEMONSTRATIONS = 2**32 - 1  # in the place of a round in seeds
@@ -65,7 +70,11 @@ def warm_start(
     return params
   observations = jax.tree.map(lambda x: x[where], trajectory.observations)
   tokens = trajectory.actions[where]
-  params, losses = imitation.imitate(
+  imitate: Callable[..., Any] = imitation.imitate
+  if policy.load is not None:
+    imitate = functools.partial(
+        streaming.imitate, load=policies.make_loader(policy))
+  params, losses = imitate(
       jax.random.key(config.seed), params, observations, tokens,
       log_prob_fn=policy.log_prob, num_steps=config.warm_start.num_steps,
       batch_size=config.warm_start.batch_size,
@@ -85,10 +94,11 @@ def warm_start(
 def _cache_path(
     config: ml_collections.ConfigDict, world: worlds.World) -> pathlib.Path:
   """Named by all that the result depends on: settings and source code."""
-  env_class = world.make_env.func  # type: ignore[attr-defined]
+  make_env: Any = world.make_env
+  make_env = make_env.keywords.get('make_env', make_env)  # that of pictures
   folders = {  # of the environment, of what it derives from, of policies
       pathlib.Path(inspect.getfile(part)).parent for part in (
-          base, *(parent for parent in env_class.__mro__
+          base, *(parent for parent in make_env.func.__mro__
                   if issubclass(parent, gymnasium.Env)
                   and parent is not gymnasium.Env))}
   sources = [path for folder in sorted(folders)
@@ -96,9 +106,16 @@ def _cache_path(
   sources += [pathlib.Path(inspect.getfile(module))
               for module in (envs_base, imitation, policies, simulation,
                              worlds)]
-  tasks = world.make_env.keywords['tasks']  # type: ignore[attr-defined]
+  if make_env is not world.make_env:
+    sources += [pathlib.Path(policies.__file__).with_name('vision_language.py'),
+                *map(pathlib.Path, (
+                    actions.__file__, pictures.__file__, streaming.__file__,
+                    ui_tars.__file__)),
+                *sorted((pathlib.Path(inspect.getfile(base)).parent
+                         / 'qwen_vl').glob('*.py'))]
+  tasks = map(pathlib.Path, make_env.keywords['tasks'])
   sources += [  # files of tasks, and of their solutions
-      path for task in map(pathlib.Path, tasks) if task.is_file()
+      path for task in tasks if task.is_file()
       for path in sorted(task.parent.glob(f'{task.stem}.*'))]
   digest = hashlib.sha256(repr((
       world.tasks, config.env.name, config.max_steps, config.seed,

@@ -15,6 +15,7 @@ from experiments import checks
 from step_jax import simulation
 from step_jax import workers
 from step_jax.envs import base
+from step_jax.envs import pictures
 
 _ALIASES = {
     'androidworld': 'step_jax.envs.androidworld:AndroidWorldEnv',
@@ -35,7 +36,8 @@ class World(NamedTuple):
 
 
 def make_world(
-    config: ml_collections.ConfigDict, split: str = 'train') -> World:
+    config: ml_collections.ConfigDict, split: str = 'train',
+    workdir: pathlib.Path = pathlib.Path()) -> World:
   """Returns the world of a config.
 
   `env.name` names a `gymnasium.Env` that yields what a policy reads and takes
@@ -43,11 +45,13 @@ def make_world(
   TRAIN_TASKS and HELD_OUT_TASKS, or finds task files with
   `find_tasks(env.tasks, split)`. It may have `example`, which takes the same
   arguments, if its observations have other sizes, `check_requirements` and
-  `make_simulator`.
+  `make_simulator`. A vision-language policy drives it by `pictures.PictureEnv`,
+  which says what else it has to have.
 
   Args:
     config: the run's config.
     split: 'train' (`env.tasks`, or the training set), 'held_out' or 'all'.
+    workdir: of the run; pictures lie in a folder of it.
 
   Raises:
     UserError: for an unknown environment, or programs that are missing.
@@ -70,6 +74,10 @@ def make_world(
       raise checks.UserError(str(error)) from error
   make_env = functools.partial(
       env_class, tasks=tasks, max_steps=config.max_steps, **arguments)
+  if config.policy.name == 'qwen_vl':
+    return World(
+        names, _show_pictures(config, make_env, len(names), workdir),
+        pictures.example(), None)
   example = getattr(module, 'example', base.example)(**arguments)
   make_simulator = getattr(module, 'make_simulator', None)
   try:
@@ -77,6 +85,30 @@ def make_world(
   except ValueError as error:
     raise checks.UserError(str(error)) from error
   return World(names, make_env, example, simulator)
+
+
+def _show_pictures(
+    config: ml_collections.ConfigDict,
+    make_env: functools.partial,
+    num_tasks: int,
+    workdir: pathlib.Path,
+) -> functools.partial:
+  """The environments of `make_env`, as a vision-language model drives them."""
+  if not hasattr(make_env.func, 'expand'):
+    raise checks.UserError(
+        "expected env.name of an environment with pictures and real clicks, "
+        f"such as 'miniwob' or 'osworld', for policy.name 'qwen_vl', got "
+        f'{config.env.name!r}')
+  episodes = max(config.num_base_tasks * config.group_size,
+                 num_tasks * config.warm_start.demonstrations)
+  options = {name: config.policy[name] for name in (
+      'convention', 'min_pixels', 'max_pixels')}
+  return functools.partial(
+      pictures.PictureEnv,
+      make_env=functools.partial(make_env, render_mode='rgb_array'),
+      folder=str(workdir / 'screenshots'),
+      # Twice what is used together, as lost episodes leave pictures, too.
+      capacity=2 * episodes * config.max_steps, **options)
 
 
 def _find_tasks(

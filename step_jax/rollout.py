@@ -78,6 +78,8 @@ def policy_actor(
       index[:real] = np.arange(start, start + real)
       slots, step_ids, observations = jax.tree.map(
           lambda x: x[index], rows[:3])
+      if policy.load is not None:
+        observations = policy.load(observations)
       keys = credit.row_keys(player.rng_key, slots, step_ids, 0)
       sample = policy.sample(
           player.params, keys, observations, temperature=player.temperature)
@@ -86,9 +88,14 @@ def policy_actor(
   return act
 
 
-def expert_actor(rows: Rows) -> base.ActionSample:
+def expert_actor(
+    rows: Rows, *, encode: base.EncodeFn = base.keep_tokens
+) -> base.ActionSample:
   """Acts as `info['expert_action']` says; log-probs are 0."""
-  tokens = np.array([info['expert_action'] for info in rows.infos], np.int32)
+  tokens = np.array([
+      encode(jax.tree.map(lambda x: x[i], rows.observations),
+             info['expert_action'])
+      for i, info in enumerate(rows.infos)], np.int32)
   return base.ActionSample(
       tokens, np.zeros(tokens.shape, np.float32), np.ones(tokens.shape, bool))
 
@@ -112,7 +119,7 @@ def collect(
     jobs: slots 0 .. B-1, each once.
     act: chooses actions.
     example: one observation without history, for shapes.
-    codec: writes the history.
+    codec: makes the rows that are stored, and the environments' actions.
     num_tokens: L.
     max_steps: T; the environments end their episodes by then.
     should_stop: asked now and then.
@@ -165,10 +172,10 @@ def _answer(pool, waiting, act, store, histories, codec) -> None:
     raise RuntimeError(
         f'expected an environment that ends within {max_steps} steps, got '
         f'one that goes on (task {waiting[step_ids.argmax()].job.task_id})')
-  rows = [
-      event.observation
-      | {'history': histories.get(event.job.slot, codec.empty_history)}
-      for event in waiting]
+  past = [histories.get(event.job.slot, codec.empty_history)
+          for event in waiting]
+  rows = [codec.observe(event.observation, event.info, history)
+          for event, history in zip(waiting, past)]
   observations = jax.tree.map(lambda *x: np.stack(x), *rows)
   sample = act(Rows(
       slots, step_ids, observations, [event.info for event in waiting]))
@@ -178,9 +185,9 @@ def _answer(pool, waiting, act, store, histories, codec) -> None:
     stored[where] = seen
   store.actions[where], store.log_probs[where], store.token_mask[where] = sample
   store.step_mask[where] = True
-  for event, row, tokens in zip(waiting, rows, sample.tokens):
-    histories[event.job.slot] = codec.remember(row['history'], row, tokens)
-    pool.act(event.worker, tokens)
+  for event, history, row, tokens in zip(waiting, past, rows, sample.tokens):
+    histories[event.job.slot] = codec.remember(history, row, tokens)
+    pool.act(event.worker, codec.decode(row, tokens))
 
 
 def _allocate(
@@ -189,7 +196,7 @@ def _allocate(
   shape = (len(jobs), max_steps)
   task_ids = np.zeros(len(jobs), np.int32)
   task_ids[[job.slot for job in jobs]] = [job.task_id for job in jobs]
-  example = example | {'history': codec.empty_history}
+  example = codec.observe(example, {}, codec.empty_history)
   return types.Trajectory(
       task_ids=task_ids,
       observations=jax.tree.map(

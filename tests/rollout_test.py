@@ -1,5 +1,4 @@
 """Tests of collecting: by slot, whatever happens on the way."""
-import types as types_lib
 
 import chex
 import jax
@@ -269,7 +268,7 @@ def test_the_policy_is_called_with_one_shape(actor, num_rows):
     return actor.policy.sample(
         params, keys, observations, temperature=temperature)
 
-  act = actor(policy=types_lib.SimpleNamespace(sample=sample))
+  act = actor(policy=actor.policy._replace(sample=sample))
   rng = np.random.default_rng(0)
   rows = rollout.Rows(
       np.arange(num_rows, dtype=np.int32), np.zeros(num_rows, np.int32),

@@ -5,7 +5,7 @@ arguments are data, and makes trusted mouse and key events. Selenium is
 imported when a browser starts, so this module needs nothing but Python.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import contextlib
 import importlib.util
 import os
@@ -37,6 +37,9 @@ _EXIT_TIMEOUT = 5  # seconds
 # Chromium puts '/org.chromium.Chromium.XXXXXX/SingletonSocket' into TMPDIR, and
 # hangs where that is longer than the 107 bytes of a socket's name.
 _LONGEST_TMPDIR = 60
+# A page hears of the wheel with the frame after the one that it moves.
+_TWO_FRAMES = ('return new Promise(done => requestAnimationFrame('
+               '() => requestAnimationFrame(done)))')
 _CONTROL = '\ue009'  # WebDriver's name of the key
 
 
@@ -159,18 +162,42 @@ class Browser:
     """Returns what a script returns; a promise is awaited."""
     return self._call(lambda: self._driver.execute_script(script, *arguments))
 
-  def click(self, x: float, y: float) -> None:
-    """Presses and releases the left mouse button at a point of the page."""
+  def click(self, x: float, y: float, *, button: str = 'left',
+            count: int = 1) -> None:
+    """Presses and releases a mouse button, for the `count`th time in a row."""
     for kind in ('mousePressed', 'mouseReleased'):
-      self._cdp('Input.dispatchMouseEvent', type=kind, x=x, y=y,
-                button='left', clickCount=1)
+      self._mouse(kind, x, y, button=button, clickCount=count)
+
+  def drag(self, start: tuple[float, float], end: tuple[float, float], *,
+           num_moves: int) -> None:
+    """Moves the mouse with its left button held, in `num_moves` equal parts."""
+    self._mouse('mouseMoved', *start)
+    self._mouse('mousePressed', *start, button='left', clickCount=1)
+    for part in range(1, num_moves + 1):
+      x, y = (a + (b - a) * part / num_moves
+              for a, b in zip(start, end, strict=True))
+      self._mouse('mouseMoved', x, y, button='left', buttons=1)
+    self._mouse('mouseReleased', *end, button='left', clickCount=1)
+
+  def turn_wheel(self, x: float, y: float, right: float, down: float) -> None:
+    """Scrolls what lies under a point by pixels."""
+    self._mouse('mouseWheel', x, y, deltaX=right, deltaY=down)
+    self.run(_TWO_FRAMES)
 
   def replace_text(self, text: str) -> None:
     """Selects what the focused field holds and types `text` over it."""
-    keys = [('keyDown', _CONTROL), ('keyDown', 'a'), ('keyUp', 'a'),
-            ('keyUp', _CONTROL)]
-    for character in text:
-      keys += [('keyDown', character), ('keyUp', character)]
+    self.press([_CONTROL, 'a'], *text)
+
+  def press(self, *chords: Sequence[str]) -> None:
+    """Presses the keys of each chord in turn and releases them in reverse.
+
+    Args:
+      *chords: characters, or keys by WebDriver's private ones.
+    """
+    keys = []
+    for chord in chords:
+      keys += [('keyDown', key) for key in chord]
+      keys += [('keyUp', key) for key in reversed(chord)]
     source = {'type': 'key', 'id': 'keyboard', 'actions': [
         {'type': kind, 'value': value} for kind, value in keys]}
     self._call(lambda: self._driver.execute('actions', {'actions': [source]}))
@@ -215,6 +242,9 @@ class Browser:
         if self._folder.name.encode() in path.read_bytes():
           found.append(int(path.parent.name))
     return found
+
+  def _mouse(self, kind: str, x: float, y: float, **parameters: Any) -> None:
+    self._cdp('Input.dispatchMouseEvent', type=kind, x=x, y=y, **parameters)
 
   def _cdp(self, method: str, **parameters: Any) -> None:
     self._call(lambda: self._driver.execute(

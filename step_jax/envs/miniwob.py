@@ -21,8 +21,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from step_jax.envs import actions
 from step_jax.envs import base
 from step_jax.envs import browser
+from step_jax.envs import browser_input
 from step_jax.envs import miniwob_page
 from step_jax.envs import miniwob_solvers
 
@@ -57,6 +59,7 @@ HELD_OUT_TASKS = (
 _WIDTH, _HEIGHT = 160, 210  # pixels of a task
 _WINDOW_WIDTH = 500  # the score board stands beside the task
 _SCROLL = 100  # pixels
+_MIDDLE = (.5, .5)
 
 
 def check_requirements() -> None:
@@ -81,7 +84,9 @@ class MiniWobEnv(gymnasium.Env):
   `tasks[i]`, by default of the task `s % len(tasks)`. The same seed and
   task are the same episode, whatever was played before. With `expert`, every
   info carries `expert_action`, the scripted solver's proposal for the screen.
-  An illegal action does nothing and counts as a step.
+  `step` takes action tokens, or an `actions.Action`: one that
+  `browser_input.is_legal` allows, or done, which ends the episode unsolved. An
+  illegal action does nothing and counts as a step.
 
   Args:
     tasks: names of MiniWoB++ pages, by default TRAIN_TASKS.
@@ -113,9 +118,10 @@ class MiniWobEnv(gymnasium.Env):
     self.action_space = base.action_space()
     self._browser: browser.Browser | None = None
     self._page = ''  # the task whose page is loaded
-    self._task = ''
+    self._task = self._instruction = ''
     self._screen: base.Screen | None = None
     self._points: list[tuple[float, float]] = []
+    self._pointer: actions.Point = _MIDDLE
     self._num_steps = 0
     self._terminated = False
     self._expert = False
@@ -130,7 +136,7 @@ class MiniWobEnv(gymnasium.Env):
     self._expert = bool(options.get('expert', False))
     if self._expert and self._task not in miniwob_solvers.SOLVERS:
       raise ValueError(f'expected a task with a solver, got {self._task!r}')
-    self._num_steps, self._terminated = 0, False
+    self._num_steps, self._terminated, self._pointer = 0, False, _MIDDLE
     self._screen = self._read(self._guard(self._begin, seed))
     return base.encode_screen(self._screen), self._info(self._screen)
 
@@ -149,11 +155,10 @@ class MiniWobEnv(gymnasium.Env):
       base.Observation, float, bool, bool, dict[str, Any]]:
     if self._screen is None:
       raise gymnasium.error.ResetNeeded('expected reset before step')
-    parsed = base.parse_action(action, self._screen)
     self._num_steps += 1
+    report = {} if self._terminated else self._guard(self._act, action)
     reward = 0.
-    if parsed is not None and not self._terminated:
-      report = self._guard(self._perform, *parsed)
+    if report:
       self._terminated = report['done']
       if self._terminated:
         reward = float(report['reward'] == 1)
@@ -162,6 +167,40 @@ class MiniWobEnv(gymnasium.Env):
     truncated = not self._terminated and self._num_steps >= self.max_steps
     return (base.encode_screen(self._screen), reward, self._terminated,
             truncated, self._info(self._screen))
+
+  def expand(self, action: Any) -> tuple[actions.Action, ...]:
+    """The same as an element action as real ones; none for an illegal one."""
+    assert self._screen is not None
+    parsed = base.parse_action(action, self._screen)
+    if parsed is None:
+      return ()
+    verb, target, word = parsed
+    if verb in ('scroll_up', 'scroll_down'):
+      return (actions.Action(
+          kind='scroll', direction=verb.removeprefix('scroll_'),
+          amount=_SCROLL // browser_input.NOTCH, point=_MIDDLE),)
+    x, y = self._points[target]
+    click = actions.Action(kind='click', point=(x / _WIDTH, y / _HEIGHT))
+    if verb == 'click':
+      return (click,)
+    return (click, actions.Action(kind='hotkey', keys=('ctrl', 'a')),
+            actions.Action(kind='type', text=self._screen.words[word]))
+
+  def _act(self, action: Any) -> dict[str, Any]:
+    """What the page reports after an action, nothing of an illegal one."""
+    assert self._browser is not None and self._screen is not None
+    if not isinstance(action, actions.Action):
+      parsed = base.parse_action(action, self._screen)
+      return {} if parsed is None else self._perform(*parsed)
+    if action.kind == 'done':
+      return {'done': True, 'reward': 0}
+    if not browser_input.is_legal(action):
+      return {}
+    browser_input.perform(
+        self._browser, action, screen_size=(_WIDTH, _HEIGHT),
+        pointer=self._pointer)
+    self._pointer = action.end or action.point or self._pointer
+    return self._browser.run(miniwob_page.LOOK, 0)
 
   def _perform(self, verb: str, target: int, word: int) -> dict[str, Any]:
     assert self._browser is not None and self._screen is not None
@@ -182,12 +221,14 @@ class MiniWobEnv(gymnasium.Env):
   def _read(self, report: dict[str, Any]) -> base.Screen:
     points = [record.pop('point') for record in report['elements']]
     elements = [base.Element(**record) for record in report['elements']]
+    self._instruction = report['instruction']
     self._points = [points[i] for i in base.select_elements(elements)]
     return base.make_screen(
         report['instruction'], elements, verbs=report['verbs'])
 
   def _info(self, screen: base.Screen) -> dict[str, Any]:
-    info: dict[str, Any] = {'task': self._task}
+    info: dict[str, Any] = {
+        'task': self._task, 'instruction': self._instruction}
     if self._expert:
       info['expert_action'] = miniwob_solvers.propose(self._task, screen)
     return info

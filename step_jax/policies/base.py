@@ -35,15 +35,39 @@ class LogProbFn(Protocol):
     """Log-probs and entropy, both `[B, L]`, of the distribution sampled."""
 
 
+class LoadFn(Protocol):
+
+  def __call__(self, observation: Any) -> Any:
+    """Stored observations, numpy `[B, ...]`, to what is read; on the host.
+
+    It fetches what rows only name, such as pictures.
+    """
+
+
+class SampleManyFn(Protocol):
+
+  def __call__(
+      self, params: Any, rng_keys: chex.PRNGKey, observation: Any, *,
+      temperature: float) -> ActionSample:
+    """K responses a row, `[B, K, L]`, one key `[B, K]` for each.
+
+    What depends on the observation alone is computed once for all K. Response
+    (b, k) is `sample`'s with key (b, k), up to rounding.
+    """
+
+
 class Policy(NamedTuple):
   """A network as pure functions; observations are pytrees of [B, ...].
 
   `sample` and `log_prob` speak of the same distribution: temperature and
-  legality masks included.
+  legality masks included. Where there is `load`, they and `sample_many` read
+  what it returns, else stored observations as they are.
   """
   init: InitFn
   sample: SampleFn
   log_prob: LogProbFn
+  load: LoadFn | None = None
+  sample_many: SampleManyFn | None = None
 
 
 class MatchFn(Protocol):
@@ -68,10 +92,47 @@ class StateFn(Protocol):
     """The part of an observation that is the state: all but the history."""
 
 
+class ObserveFn(Protocol):
+
+  def __call__(
+      self, observation: Any, info: dict[str, Any], history: Any) -> Any:
+    """The row that is stored and read, of what the environment shows.
+
+    `info` is empty where only the row's shapes matter.
+    """
+
+
+class DecodeFn(Protocol):
+
+  def __call__(self, row: Any, tokens: np.ndarray) -> Any:
+    """What `env.step` takes, of tokens `[L]` chosen at a row."""
+
+
+class EncodeFn(Protocol):
+
+  def __call__(self, row: Any, expert_action: Any) -> np.ndarray:
+    """The tokens `[L]` of what an expert would do at a row."""
+
+
+def add_history(observation: Any, info: dict[str, Any], history: Any) -> Any:
+  """The row of a policy that reads the observation and the history."""
+  del info
+  return observation | {'history': history}
+
+
+def keep_tokens(row: Any, tokens: Any) -> Any:
+  """Where the environment's actions are the tokens."""
+  del row
+  return tokens
+
+
 class Codec(NamedTuple):
   """What tokens and observations mean."""
   matches: MatchFn
-  empty_history: Any  # numpy array, history at the first step
+  empty_history: Any  # history at the first step
   remember: RememberFn
   state: StateFn
   num_tokens: int  # L
+  observe: ObserveFn = add_history
+  decode: DecodeFn = keep_tokens
+  encode: EncodeFn = keep_tokens

@@ -116,6 +116,8 @@ class OSWorldEnv(gymnasium.Env):
       cannot do so itself, before each episode; '{address}' in it is replaced.
     screenshots: a folder for pictures of every step; empty takes none.
     max_screenshot_size: see `screenshots.ScreenshotStore`.
+    read_tree: False reads the screen's elements at the beginning only, and for
+      a scripted solution: for policies that look at pictures.
     password: of the desktop's user, for tasks that name {CLIENT_PASSWORD}.
     render_mode: 'rgb_array' lets `render` return a picture.
 
@@ -134,8 +136,8 @@ class OSWorldEnv(gymnasium.Env):
       max_steps: int = 15, *, addresses: Sequence[str] = (), token: str = '',
       pause: float = 0.3, evaluator: str = 'own', desktop_env_python: str = '',
       reset_command: Sequence[str] = (), screenshots: str | os.PathLike = '',
-      max_screenshot_size: int = 0, password: str = 'password',
-      render_mode: str | None = None):
+      max_screenshot_size: int = 0, read_tree: bool = True,
+      password: str = 'password', render_mode: str | None = None):
     if render_mode not in (None, *self.metadata['render_modes']):
       raise ValueError(f"expected render_mode 'rgb_array', got {render_mode!r}")
     if max_steps < 1:
@@ -150,6 +152,7 @@ class OSWorldEnv(gymnasium.Env):
     self.observation_space = observation_space(bool(screenshots))
     self.action_space = base.action_space()
     self._pause = pause
+    self._read_tree = read_tree
     self._password = password
     self._python = desktop_env_python if evaluator == 'desktop_env' else ''
     self._store = screenshots_lib.ScreenshotStore(
@@ -224,17 +227,26 @@ class OSWorldEnv(gymnasium.Env):
     parsed = base.parse_action(action, self._screen)
     if parsed is None:
       return '', ()
-    verb, target, word = parsed
+    self.follow(action)
+    return parsed[0], self._parts(*parsed)
+
+  def expand(self, action: Any) -> tuple[actions.Action, ...]:
+    """The same as an element action as real ones; none for an illegal one."""
+    parsed = base.parse_action(action, self._screen)
+    return () if parsed is None else self._parts(*parsed)
+
+  def _parts(self, verb: str, target: int, word: int
+             ) -> tuple[actions.Action, ...]:
+    assert self._tree is not None
     item = self._tree.items[target] if verb in ('click', 'type') else None
     words = elements.typed_words(self._task.instruction)
-    self._follow(parsed)
-    return verb, elements.plan(verb, item, words[word], self._tree)
+    return elements.plan(verb, item, words[word], self._tree)
 
-  def _follow(self, parsed: tuple[str, int, int]) -> None:
-    """Moves on in the solution, if this was its next step."""
+  def follow(self, action: Any) -> None:
+    """Moves on in the solution, if this element action is its next step."""
     proposal = self._propose()
-    if proposal is not None and parsed == base.parse_action(
-        proposal, self._screen):
+    if proposal is not None and base.parse_action(
+        action, self._screen) == base.parse_action(proposal, self._screen):
       self._script.pop(0)
 
   def _propose(self) -> np.ndarray | None:
@@ -249,7 +261,11 @@ class OSWorldEnv(gymnasium.Env):
         client, parts, screen_size=self._machine.screen_size,
         pause=self._pause)
     time.sleep(self._pause)
-    self._look()
+    if self._read_tree or self._expert:
+      self._look()
+    else:
+      self._screen = base.make_screen(self._task.instruction, ())
+      self._finish_look()
 
   def _look(self) -> None:
     """Reads the screen and takes its picture."""
@@ -343,7 +359,8 @@ class OSWorldEnv(gymnasium.Env):
     return observation
 
   def _info(self) -> dict[str, Any]:
-    info: dict[str, Any] = {'task': self._task.id}
+    info: dict[str, Any] = {
+        'task': self._task.id, 'instruction': self._task.instruction}
     if self._expert and not self._ended:
       proposal = self._propose()
       # An element that does not come ends a demonstration that has failed.

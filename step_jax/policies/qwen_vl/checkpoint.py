@@ -100,7 +100,11 @@ def read_config(folder: pathlib.Path) -> config_lib.Config:
   path = pathlib.Path(folder) / 'config.json'
   if not path.exists():
     raise ValueError(f'expected config.json in {folder}, got none')
-  return config_lib.from_dict(json.loads(path.read_text()))
+  try:
+    values = json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(f'expected JSON in {path}: {error}') from error
+  return config_lib.from_dict(values)
 
 
 def load_params(

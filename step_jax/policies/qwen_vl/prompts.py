@@ -93,6 +93,11 @@ def special(tokenizer: tokenizers.Tokenizer, text: str) -> list[Piece]:
   return pieces
 
 
+def response(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
+  """The ids of a response of our own, such as a demonstration."""
+  return _encode(tokenizer, special(tokenizer, text))
+
+
 def ui_tars(
     tokenizer: tokenizers.Tokenizer,
     instruction: str,

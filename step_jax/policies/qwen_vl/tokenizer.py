@@ -76,7 +76,7 @@ def _build() -> tokenizers.Tokenizer:
   ranks = {
       base64.b64decode(token): int(rank)
       for token, rank in (line.split() for line in lines if line)}
-  letters = _byte_letters()
+  letters = byte_letters()
 
   def write(token: bytes) -> str:
     return ''.join(letters[byte] for byte in token)
@@ -100,7 +100,7 @@ def _build() -> tokenizers.Tokenizer:
   return tokenizer
 
 
-def _byte_letters() -> list[str]:
+def byte_letters() -> list[str]:
   """The printable letter that stands for each byte in a byte-level BPE."""
   printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
   letters, unused = [], 256

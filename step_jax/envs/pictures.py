@@ -1,0 +1,161 @@
+"""Any environment as a vision-language model drives it: pictures in, text out.
+
+The observation names a picture in a `ScreenshotStore`, and what the model
+writes is read as UI-TARS does; what cannot be read does nothing and counts as
+a step. Observation, dictionary of arrays (E elements):
+
+  screenshot  [] int32        number of the picture in the store
+  digest      [4] int32       equal iff the pictures are equal
+  element_box [E, 4] float32  of the elements where they are known, for `matches`
+
+The environment inside has `render()`, takes `actions.Action` besides its own
+actions, and has `expand(action)`: one of its own as real ones.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import hashlib
+import io
+import os
+from typing import Any
+
+import gymnasium
+from gymnasium import spaces
+import numpy as np
+from PIL import Image
+
+from step_jax.envs import actions
+from step_jax.envs import base
+from step_jax.envs import ui_tars
+from step_jax.envs.osworld import screenshots as screenshots_lib
+from step_jax.policies.qwen_vl import images
+
+_BOXES = 'element_box'
+_NUM_WORDS = 4  # of a digest
+
+
+def example() -> base.Observation:
+  """An observation, for shapes."""
+  return {
+      'screenshot': np.array(-1, np.int32),
+      'digest': np.zeros(_NUM_WORDS, np.int32),
+      _BOXES: np.zeros((base.MAX_ELEMENTS, 4), np.float32)}
+
+
+def digest(content: bytes) -> np.ndarray:
+  """`[4]` int32, the same for the same bytes and, in effect, for no others."""
+  return np.frombuffer(
+      hashlib.blake2b(content, digest_size=4 * _NUM_WORDS).digest(), np.int32)
+
+
+class PictureEnv(gymnasium.Wrapper):
+  """Pictures in, UI-TARS text out; see the module.
+
+  `info['instruction']` is the task in words. With the option 'expert' of
+  `reset`, where the environment inside has a scripted solution, every info
+  carries `expert_action`, the text of its next real action: an element action
+  can take several steps, such as to click into a field and then to type.
+
+  Args:
+    make_env: makes the environment inside; picklable.
+    folder: of the store.
+    capacity: pictures that the store keeps.
+    convention: how coordinates are counted, see `ui_tars`.
+    min_pixels: of the picture as the model sees it, for 'pixels'.
+    max_pixels: likewise.
+
+  Raises:
+    ValueError: for an environment that shows no pictures.
+  """
+
+  def __init__(self, make_env: Callable[[], gymnasium.Env],
+               folder: str | os.PathLike, *, capacity: int = 20_000,
+               convention: ui_tars.Convention = 'thousand',
+               min_pixels: int = images.MIN_PIXELS,
+               max_pixels: int = images.MAX_PIXELS):
+    super().__init__(make_env())
+    self._store = screenshots_lib.ScreenshotStore(folder, capacity=capacity)
+    self._convention = convention
+    self._pixels = {'min_pixels': min_pixels, 'max_pixels': max_pixels}
+    self.observation_space = spaces.Dict({
+        'screenshot': spaces.Box(-1, np.iinfo(np.int32).max, (), np.int32),
+        'digest': spaces.Box(
+            np.iinfo(np.int32).min, np.iinfo(np.int32).max, (_NUM_WORDS,),
+            np.int32),
+        _BOXES: spaces.Box(0., 1., (base.MAX_ELEMENTS, 4), np.float32)})
+    self.action_space = spaces.Text(ui_tars.MAX_LENGTH, min_length=0)
+    self._seen = example()
+    self._image_size = (1, 1)  # of the picture as the model sees it
+    self._proposal: Any = None  # the expert's element action
+    self._parts: list[actions.Action] = []  # what is left of it
+
+  def reset(self, *, seed: int | None = None,
+            options: dict[str, Any] | None = None
+            ) -> tuple[base.Observation, dict[str, Any]]:
+    observation, info = self.env.reset(seed=seed, options=options)
+    self._parts = []
+    self._look(observation)
+    return self._seen, self._info(info)
+
+  def step(self, action: Any) -> tuple[
+      base.Observation, Any, bool, bool, dict[str, Any]]:
+    parsed = self._read(action)
+    followed = bool(self._parts) and parsed == self._parts[0]
+    self._parts = self._parts[1:] if followed else []
+    if followed and not self._parts and hasattr(self.unwrapped, 'follow'):
+      self.unwrapped.follow(self._proposal)
+    observation, reward, terminated, truncated, info = self.env.step(parsed)
+    if terminated or truncated:  # nobody reads another picture
+      info.pop('expert_action', None)
+      return self._seen, reward, terminated, truncated, info
+    self._look(observation)
+    return self._seen, reward, terminated, truncated, self._info(info)
+
+  def _read(self, text: Any) -> actions.Action | None:
+    try:
+      return ui_tars.decode(
+          str(text), convention=self._convention,
+          image_size=self._image_size)[1]
+    except ui_tars.UiTarsError:
+      return None
+
+  def _look(self, observation: Any) -> None:
+    """Takes a picture."""
+    picture: Any = self.env.render()
+    if picture is None:
+      raise ValueError('expected an environment that shows pictures, got one '
+                       'whose render() returns None')
+    file = io.BytesIO()
+    # Disks are larger than the time of those who wait for an action.
+    Image.fromarray(picture).save(file, 'PNG', compress_level=1)
+    height, width = images.smart_resize(*picture.shape[:2], **self._pixels)
+    self._image_size = width, height
+    self._seen = example() | {
+        'screenshot': np.array(self._store.put(file.getvalue()), np.int32),
+        'digest': digest(repr(picture.shape).encode() + picture.tobytes())}
+    if _BOXES in observation:
+      self._seen[_BOXES] = observation[_BOXES]
+
+  def _info(self, info: dict[str, Any]) -> dict[str, Any]:
+    info = dict(info)
+    proposal = info.pop('expert_action', None)
+    if proposal is not None:
+      if not self._parts:
+        self._proposal = proposal
+        parts = self.unwrapped.expand(proposal) or (
+            actions.Action(kind='wait'),)
+        self._parts = list(map(self._round, parts))
+      info['expert_action'] = self._write(self._parts[0])
+    return info
+
+  def _write(self, action: actions.Action) -> str:
+    return ui_tars.encode(
+        action, convention=self._convention, image_size=self._image_size)
+
+  def _round(self, action: actions.Action) -> actions.Action:
+    """The action as text can say it."""
+    if action.kind == 'scroll':
+      action = dataclasses.replace(action, amount=ui_tars.SCROLL_AMOUNT)
+    return ui_tars.decode(
+        self._write(action), convention=self._convention,
+        image_size=self._image_size)[1]

@@ -1,0 +1,177 @@
+"""The whole loop with a vision-language policy, in this process."""
+
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from configs import osworld as osworld_config
+from experiments import checks
+from experiments import policies
+from experiments import train
+from experiments import warm_start
+from experiments import worlds
+from step_jax.envs.osworld import env as osworld_env
+from step_jax.envs.osworld import machines
+from step_jax.policies.qwen_vl import checkpoint
+from step_jax.policies.qwen_vl import config as config_lib
+from step_jax.policies.qwen_vl import model as model_lib
+from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
+from tests import fake_desktop
+from tests import fake_world
+from tests import osworld_env_test
+from tests import vision_language_test
+
+_CLOCKS = {'seconds', 'rollout_seconds', 'update_seconds', 'compilations'}
+
+
+@pytest.fixture(autouse=True)
+def host(monkeypatch, tmp_path):
+  """Plays in this process; the user's caches are left alone."""
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  monkeypatch.setattr(
+      worlds, 'make_pool', lambda world, config: fake_world.LocalPool(
+          world.make_env, num_workers=config.env.num_workers))
+
+
+def _config(**changes):
+  return vision_language_test.make_config(**{
+      'num_rounds': 3, 'num_base_tasks': 2, 'group_size': 4, 'max_steps': 3,
+      'env.num_workers': 2, 'eval_episodes': 1,
+      'warm_start.demonstrations': 4, 'warm_start.num_steps': 30,
+      'warm_start.batch_size': 8, 'optimizer.num_minibatches': 2,
+      'optimizer.learning_rate': 1e-3, **changes})
+
+
+def _rows(workdir):
+  return [json.loads(line, parse_constant=pytest.fail) for line in (
+      workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def test_a_run_trains_and_can_be_resumed(tmp_path, capsys):
+  train.train(_config(), tmp_path / 'whole')
+  rows = _rows(tmp_path / 'whole')
+  assert '8 of 8 demonstrations solved' in capsys.readouterr().out
+  assert [row['compilations'] for row in rows[1:]] == [0, 0]
+  assert sum(row['step_samples'] for row in rows) > 0
+  assert all(row['environment_failures'] == 0 for row in rows)
+  train.train(_config(num_rounds=1), tmp_path / 'parts')
+  train.train(_config(), tmp_path / 'parts')
+  for one, other in zip(rows, _rows(tmp_path / 'parts'), strict=True):
+    assert {name: x for name, x in one.items() if name not in _CLOCKS} == {
+        name: x for name, x in other.items() if name not in _CLOCKS}
+
+
+def test_imitation_fits_the_demonstrations(tmp_path):
+  config = _config(**{'warm_start.num_steps': 60,
+                      'warm_start.learning_rate': 3e-3})
+  world = worlds.make_world(config, workdir=tmp_path)
+  setup = train.make_setup(config, world)
+  said = []
+  params = setup.policy.init(jax.random.key(0))
+  with train.StopRequest() as stop, train.progress_lib.RunProgress(
+      1, 0) as progress, train.collectors.open_collector(
+          setup, progress, stop) as collect:
+    collect = functools.partial(collect, name='warm start')
+    fitted = warm_start.warm_start(
+        config, world, setup.policy, params, collect, said.append)
+    again = warm_start.warm_start(
+        config, world, setup.policy, fitted, collect, said.append)
+  before, after = map(float, said[-2].split('loss ')[1].split(' -> '))
+  assert after < before / 2
+  assert 'read from' in said[-1]
+  for one, other in zip(jax.tree.leaves(fitted), jax.tree.leaves(again)):
+    np.testing.assert_array_equal(one, other)
+
+
+def test_states_that_look_alike_are_one_for_gigpo(tmp_path):
+  train.train(_config(method='gigpo', num_rounds=1), tmp_path / 'run')
+  row, = _rows(tmp_path / 'run')
+  assert np.isfinite(row['loss'])
+
+
+def _save_tiny_checkpoint(folder):
+  """A random Qwen2.5-VL of few weights under the whole vocabulary."""
+  config = config_lib.Config(
+      family='qwen2_5_vl', text=config_lib.TextConfig(
+          vocabulary=151_936, width=8, hidden_width=8, num_layers=1,
+          num_heads=2, num_key_heads=1, head_width=4, norm_epsilon=1e-6,
+          rope_theta=1e6, rope_sections=(1, 1, 0), qkv_bias=True, tied=True),
+      vision=config_lib.VisionConfig(
+          width=8, hidden_width=8, num_layers=1, num_heads=2, out_width=8,
+          gated=True, window=4, full_layers=(0,), norm_epsilon=1e-6,
+          channels=3, patch_size=14, temporal_size=2, merge_size=2),
+      image_token_id=151_655)
+  params = model_lib.init_params(
+      model_lib.Model(config), jax.random.key(0))
+  checkpoint.save_params(folder, config, params)
+  tokenizer_lib.load().save(str(folder / 'tokenizer.json'))
+
+
+def _paper(tmp_path, fake, **changes):
+  (tmp_path / 'tasks').mkdir()
+  osworld_env_test.write_task(
+      tmp_path / 'tasks', 'zero', instruction='Fly to the moon.',
+      evaluator={'func': 'infeasible'})
+  config = osworld_config.get_config('paper')
+  config.update_from_flattened_dict({
+      'num_rounds': 1, 'num_base_tasks': 1, 'group_size': 4, 'max_steps': 2,
+      'env.tasks': (str(tmp_path / 'tasks'),), 'env.arguments.pause': 0.,
+      'env.arguments.addresses': (fake.address,),
+      'policy.checkpoint': str(tmp_path / 'model'),
+      'policy.screen_size': (64, 36), 'policy.response_length': 8,
+      'policy.prompt_length': 480, 'policy.acting_batch_size': 2, **changes})
+  return config
+
+
+def test_the_paper_s_experiment_runs_on_a_fake_desktop(tmp_path, monkeypatch):
+  monkeypatch.setattr(machines, '_LEASE_SECONDS', 0.)
+  monkeypatch.setattr(osworld_env, '_LOOK_PAUSE', 0.)
+  _save_tiny_checkpoint(tmp_path / 'model')
+  with fake_desktop.FakeDesktop() as fake:
+    fake.picture = fake_desktop.picture((64, 36))
+    fake.tree = fake_desktop.small_tree()
+    config = _paper(tmp_path, fake)
+    train.train(config, tmp_path / 'run')
+    row, = _rows(tmp_path / 'run')
+    assert row['trajectories'] == row['valid_trajectories'] == 4
+    assert row['environment_steps'] == 8  # nothing that it writes is an action
+    assert row['environment_failures'] == 0
+    assert fake.count('/screenshot') > 8
+
+
+def test_the_paper_s_experiment_needs_a_checkpoint():
+  with pytest.raises(checks.UserError, match='policy.checkpoint=DIR') as error:
+    checks.check_config(osworld_config.get_config('paper'))
+  assert '\n' not in str(error.value)
+
+
+def test_a_mistake_leaves_no_folder_behind(tmp_path):
+  (tmp_path / 'model').mkdir()
+  with pytest.raises(checks.UserError, match='tokenizer.json'):
+    train.train(_config(**{'policy.checkpoint': str(tmp_path / 'model')}),
+                tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_prompt_that_is_too_long_ends_the_run(tmp_path):
+  config = _config(**{'policy.prompt_length': 40})
+  with pytest.raises(checks.UserError, match='prompt_length 40'):
+    train.train(config, tmp_path / 'run')
+  assert not (tmp_path / 'run' / 'checkpoints').exists()
+
+
+def test_the_loader_is_the_policys(tmp_path):
+  config = _config()
+  world = worlds.make_world(config, workdir=tmp_path)
+  policy, codec = policies.make_policy(config, world)
+  env = world.make_env()
+  observation, info = env.reset(seed=0, options={'task_id': 0})
+  row = codec.observe(observation, info, codec.empty_history)
+  rows = jax.tree.map(lambda x: x[None], row)
+  loaded = list(policies.make_loader(policy)([rows, rows]))
+  assert len(loaded) == 2
+  for one, other in zip(*map(jax.tree.leaves, (loaded[0], policy.load(rows)))):
+    np.testing.assert_array_equal(one, other)
