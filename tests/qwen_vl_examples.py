@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import pathlib
 
+import jax
 import numpy as np
 
 from step_jax.policies.qwen_vl import checkpoint
@@ -68,3 +69,15 @@ def foul(inputs, rng):
               np.float32(np.nan)),
           positions=np.where(
               images.where[..., None], images.positions, 10**6)))
+
+
+def equations(jaxpr):
+  """Every equation, those of inner jaxprs included."""
+  for equation in jaxpr.eqns:
+    yield equation
+    for value in jax.tree.leaves(
+        list(equation.params.values()),
+        is_leaf=lambda x: hasattr(x, 'eqns') or hasattr(x, 'jaxpr')):
+      inner = getattr(value, 'jaxpr', value)
+      if hasattr(inner, 'eqns'):
+        yield from equations(inner)

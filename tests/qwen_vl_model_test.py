@@ -109,18 +109,6 @@ def test_one_trace_for_a_bucket():
   assert len(traces) == 1
 
 
-def _primitives(jaxpr):
-  """Every equation, those of inner jaxprs included."""
-  for equation in jaxpr.eqns:
-    yield equation
-    for value in jax.tree.leaves(
-        list(equation.params.values()),
-        is_leaf=lambda x: hasattr(x, 'eqns') or hasattr(x, 'jaxpr')):
-      inner = getattr(value, 'jaxpr', value)
-      if hasattr(inner, 'eqns'):
-        yield from _primitives(inner)
-
-
 @pytest.mark.parametrize('name', NAMES)
 def test_bfloat16_keeps_softmax_norms_and_logits_in_float32(name):
   """Products are in bfloat16; what is summed over many is not."""
@@ -129,7 +117,7 @@ def test_bfloat16_keeps_softmax_norms_and_logits_in_float32(name):
   half = model.clone(dtype=jnp.bfloat16)
   found = {}
   jaxpr = jax.make_jaxpr(lambda p: half.apply({'params': p}, inputs))(params)
-  for equation in filter(lambda e: e.invars, _primitives(jaxpr.jaxpr)):
+  for equation in filter(lambda e: e.invars, examples.equations(jaxpr.jaxpr)):
     found.setdefault(equation.primitive.name, set()).add(
         (str(equation.invars[0].aval.dtype),
          str(equation.outvars[0].aval.dtype)))
