@@ -63,13 +63,14 @@ def get_config(arg: str = ''):
 def _on_fake_phones(
     config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """A run in miniature: 12 tasks of 3 to 5 steps in three apps."""
-  config.num_rounds = 20
-  config.num_base_tasks = 8  # Q
+  config.num_rounds = 40
+  config.num_base_tasks = 12  # Q, all of them
   config.group_size = 8  # G
   config.max_steps = 8  # T
-  config.optimizer.learning_rate = 3e-4  # of a 0.2 M network
+  config.optimizer.learning_rate = 2.5e-4  # of a 0.2 M network
+  config.optimizer.warmup_rounds = 2
+  config.optimizer.decay_rounds = 40  # of num_rounds
   config.optimizer.max_grad_norm = 0.3  # a rare success is no jump
-  config.optimizer.num_minibatches = 2
   config.env.name = 'tests.fake_phone_env:FakePhoneEnv'
   config.env.description = 'fake phones of this machine, no emulator'
   config.env.num_workers = 2
@@ -77,8 +78,7 @@ def _on_fake_phones(
   with config.unlocked():
     config.env.arguments.step_timeout = 15.0
     config.env.arguments.task_timeout = 15.0
-  config.warm_start.demonstrations = 5
-  config.warm_start.num_steps = 60
+  config.warm_start.num_steps = 100
   config.eval_every = 10
-  config.eval_episodes = 5
+  config.eval_episodes = 10
   return config

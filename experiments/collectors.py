@@ -45,6 +45,7 @@ def _in_processes(
     progress: progress_lib.RunProgress, should_stop: Callable[[], bool],
 ) -> Collector:
   def collect(jobs, player, name):
+    act: Any
     if player is None:
       act = functools.partial(
           rollout.expert_actor, encode=setup.codec.encode)

@@ -30,7 +30,7 @@ def make_policy(
 
   Args:
     config: the run's config; `policy.name` is 'element', 'grid' or 'qwen_vl'.
-      The cells of 'grid' are those of `env.arguments.grid`, where that is given.
+      The cells of 'grid' are those of `env.arguments.grid`, where it is given.
     world: its environments.
 
   Raises:

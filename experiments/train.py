@@ -389,14 +389,13 @@ def _assign(
   if not method.augment:
     return credit.without_groups(
         singles, method=method, max_steps=config.max_steps), success_rate, 0
+  sample = _sampler(setup.policy, config.temperature)
   augment: Callable[..., types.RoundBatch] = functools.partial(
-      credit.augment_steps, sample_fn=_sampler(
-          setup.policy.sample, config.temperature))
+      credit.augment_steps, sample_fn=sample)
   if setup.policy.load is not None:
     augment = functools.partial(
         streaming.augment_steps, load=policies.make_loader(setup.policy),
-        sample_many=_sampler(setup.policy.sample_many, config.temperature),
-        micro_batch_size=config.policy.acting_batch_size)
+        sample_many=sample, micro_batch_size=config.policy.acting_batch_size)
   batch = augment(
       rollout_key, state.learner.params, singles, low,
       matches_fn=setup.codec.matches, max_steps=config.max_steps,
@@ -405,9 +404,10 @@ def _assign(
 
 
 @functools.lru_cache(maxsize=1)
-def _sampler(sample: Any, temperature: float) -> Callable[..., Any]:
+def _sampler(policy: base.Policy, temperature: float) -> Callable[..., Any]:
   """The same function object every round, so that jit knows it again."""
-  return functools.partial(sample, temperature=temperature)
+  return functools.partial(
+      policy.sample_many or policy.sample, temperature=temperature)
 
 
 def _report(

@@ -4,7 +4,7 @@ A stored row names a picture and holds the ids of a prompt:
   prompt      [P] int32       padded with -1 on the left
   screenshot  [] int32        number in the run's ScreenshotStore
   state       [4] int32       equal iff picture and instruction are equal
-  element_box [E, 4] float32  of the elements where they are known, for `matches`
+  element_box [E, 4] float32  of elements where they are known, for `matches`
 """
 
 from collections.abc import Sequence
@@ -126,7 +126,7 @@ def tiny_config(
       vision=config_lib.VisionConfig(
           width=width, hidden_width=2 * width,
           num_layers=options.vision_layers, num_heads=heads, out_width=width,
-          gated=True, window=4,
+          gated=True, window=1,  # which all layers disregard, without padding
           full_layers=tuple(range(options.vision_layers)),
           norm_epsilon=1e-6, channels=3, patch_size=14, temporal_size=2,
           merge_size=2),
@@ -223,7 +223,7 @@ class VisionCodec:
     for index in np.ndindex(tokens.shape[:-2]):
       row = jax.tree.map(lambda x: np.asarray(x)[index], observation)
       found = [self._read(row, candidate) for candidate in tokens[index]]
-      boxes = [tuple(map(float, box)) for box in row['element_box']]
+      boxes: Any = row['element_box'].tolist()
       matched[index] = [
           actions.matches(found[0], other, boxes=boxes) for other in found]
     return matched
@@ -231,9 +231,11 @@ class VisionCodec:
   def load(self, observation: Any) -> inputs_lib.Inputs:
     """Stored rows as what the model reads."""
     prompt = np.asarray(observation['prompt'])
+    vision = self._config.vision
+    assert vision is not None
     pixels, grids = zip(*(
         images.to_patches(np.asarray(self._picture(number).convert('RGB')),
-                          self._config.vision, **self._pixels())
+                          vision, **self._pixels())
         for number in np.asarray(observation['screenshot']).tolist()))
     return inputs_lib.make_inputs(
         self._config, prompt, prompt != _PADDING, np.concatenate(pixels),

@@ -13,7 +13,8 @@ TASKS = ('click-test-2', 'enter-text', 'login-user', 'click-tab-2')
 MAX_STEPS = 6
 # Notes [kind, x, y, button, clicks] of every mouse event from now on.
 LISTEN = """
-if (!window.seen) for (const kind of ['mousedown', 'mouseup', 'dblclick', 'contextmenu'])
+if (!window.seen) for (const kind of [
+    'mousedown', 'mouseup', 'dblclick', 'contextmenu'])
   document.addEventListener(kind, event => seen.push(
     [kind, event.clientX, event.clientY, event.button, event.detail,
      event.isTrusted]), true);

@@ -20,8 +20,8 @@ from tests import fake_pictures
 
 Action = actions.Action
 CLICK = "Action: click(start_box='<|box_start|>({},{})<|box_end|>')"
-NONSENSE = ('', 'click(', 'Action: fly()', "Action: click(start_box='(1,2000)')",
-            'Thought: I', None)
+NONSENSE = ('', 'click(', 'Action: fly()', 'Thought: I', None,
+            "Action: click(start_box='(1,2000)')")
 
 
 def make_painted(**options):

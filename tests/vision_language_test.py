@@ -119,7 +119,8 @@ def test_too_long_a_prompt_loses_its_oldest_responses(made):
           row['prompt'][row['prompt'] >= 0]), skip_special_tokens=False)
   assert CLICK.format(3, 3) in text and CLICK.format(2, 2) in text
   assert CLICK.format(1, 1) not in text
-  with pytest.raises(checks.UserError, match='policy.prompt_length 72') as error:
+  with pytest.raises(
+      checks.UserError, match='policy.prompt_length 72') as error:
     _observe(codec, 0, 'z' * 80)
   assert '\n' not in str(error.value)
 

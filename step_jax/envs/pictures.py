@@ -6,7 +6,7 @@ a step. Observation, dictionary of arrays (E elements):
 
   screenshot  [] int32        number of the picture in the store
   digest      [4] int32       equal iff the pictures are equal
-  element_box [E, 4] float32  of the elements where they are known, for `matches`
+  element_box [E, 4] float32  of elements where they are known, for `matches`
 
 The environment inside has `render()`, takes `actions.Action` besides its own
 actions, and has `expand(action)`: one of its own as real ones.
@@ -142,8 +142,8 @@ class PictureEnv(gymnasium.Wrapper):
     if proposal is not None:
       if not self._parts:
         self._proposal = proposal
-        parts = self.unwrapped.expand(proposal) or (
-            actions.Action(kind='wait'),)
+        inside: Any = self.unwrapped
+        parts = inside.expand(proposal) or (actions.Action(kind='wait'),)
         self._parts = list(map(self._round, parts))
       info['expert_action'] = self._write(self._parts[0])
     return info

@@ -104,13 +104,13 @@ class ObserveFn(Protocol):
 
 class DecodeFn(Protocol):
 
-  def __call__(self, row: Any, tokens: np.ndarray) -> Any:
+  def __call__(self, row: Any, tokens: np.ndarray, /) -> Any:
     """What `env.step` takes, of tokens `[L]` chosen at a row."""
 
 
 class EncodeFn(Protocol):
 
-  def __call__(self, row: Any, expert_action: Any) -> np.ndarray:
+  def __call__(self, row: Any, expert_action: Any, /) -> np.ndarray:
     """The tokens `[L]` of what an expert would do at a row."""
 
 
@@ -120,7 +120,7 @@ def add_history(observation: Any, info: dict[str, Any], history: Any) -> Any:
   return observation | {'history': history}
 
 
-def keep_tokens(row: Any, tokens: Any) -> Any:
+def keep_tokens(row: Any, tokens: Any, /) -> Any:
   """Where the environment's actions are the tokens."""
   del row
   return tokens

@@ -10,8 +10,7 @@ import numpy as np
 
 from step_jax.policies.qwen_vl import attention
 from step_jax.policies.qwen_vl import config as config_lib
-
-_INITIALIZER = nn.initializers.normal(0.02)
+from step_jax.policies.qwen_vl import dense
 
 
 class Cache(NamedTuple):
@@ -30,8 +29,7 @@ class TextModel(nn.Module):
   def setup(self):
     config = self.config
     self.embed = nn.Embed(
-        config.vocabulary, config.width, dtype=self.dtype,
-        embedding_init=_INITIALIZER)
+        config.vocabulary, config.width, dtype=self.dtype)
     layer = nn.remat(_Layer, prevent_cse=False) if self.remat else _Layer
     self.layers = nn.scan(
         layer, variable_axes={'params': 0}, split_rngs={'params': True},
@@ -40,7 +38,8 @@ class TextModel(nn.Module):
     self.norm = nn.RMSNorm(epsilon=config.norm_epsilon, dtype=self.dtype)
     if not config.tied:
       self.head = self.param(
-          'head', _INITIALIZER, (config.vocabulary, config.width))
+          'head', nn.initializers.normal(0.02),
+          (config.vocabulary, config.width))
 
   def __call__(
       self, embedded: chex.Array, positions: chex.Array, where: chex.Array,
@@ -153,6 +152,5 @@ class _Layer(nn.Module):
         epsilon=self.config.norm_epsilon, dtype=self.dtype, name=name)
 
   def _dense(self, name, width, bias=False):
-    return nn.Dense(
-        width, use_bias=bias, dtype=self.dtype, kernel_init=_INITIALIZER,
-        name=name)
+    return dense.Dense(
+        width, use_bias=bias, dtype=self.dtype, name=name)

@@ -15,9 +15,9 @@ import numpy as np
 
 from step_jax.policies.qwen_vl import attention
 from step_jax.policies.qwen_vl import config as config_lib
+from step_jax.policies.qwen_vl import dense
 from step_jax.policies.qwen_vl import inputs as inputs_lib
 
-_INITIALIZER = nn.initializers.normal(0.02)
 _ROPE_THETA = 10000.0  # fixed in the checkpoints' code
 
 
@@ -113,8 +113,8 @@ class _Layer(nn.Module):
 
 
 def _dense(name, width, dtype, bias=True):
-  return nn.Dense(
-      width, use_bias=bias, dtype=dtype, kernel_init=_INITIALIZER, name=name)
+  return dense.Dense(
+      width, use_bias=bias, dtype=dtype, name=name)
 
 
 def _norm(name, config, dtype):

@@ -1,8 +1,8 @@
 """Which token ids a model knows, and what stands for the others.
 
-A checkpoint knows all of the tokenizer's. A tiny model keeps the tokens of a few
-texts and the 256 single bytes, so that it can read and write every text with an
-embedding of a few hundred rows.
+A checkpoint knows all of the tokenizer's. A tiny model keeps the tokens of a
+few texts and the 256 single bytes, so that it can read and write every text
+with an embedding of a few hundred rows.
 """
 
 from collections.abc import Iterable, Sequence
@@ -45,15 +45,15 @@ class Vocabulary:
     return len(self._ids)
 
   def narrow(self, ids: Iterable[int]) -> list[int]:
-    """The model's ids of the tokenizer's; an unknown token becomes its bytes."""
+    """The model's ids of the tokenizer's; unknown tokens become bytes."""
     narrowed = []
     for token in ids:
       place = self._places.get(int(token))
       if place is not None:
         narrowed.append(place)
       else:
-        narrowed += [self._places[self._bytes[letter]]
-                     for letter in self._tokenizer.id_to_token(int(token))]
+        letters = self._tokenizer.id_to_token(int(token)) or ''
+        narrowed += [self._places[self._bytes[letter]] for letter in letters]
     return narrowed
 
   def widen(self, ids: Iterable[int]) -> list[int]:

@@ -1,0 +1,55 @@
+"""A tiny vision-language model that clicks in real browsers, from pixels.
+
+  python experiments/run.py --config=configs/vlm_tiny.py
+
+Needs pip install -e '.[miniwob,vlm]' and Chromium. A random Qwen2.5-VL of
+0.4 M parameters with Qwen's tokenizer, cut to the tokens that occur, sees
+160 x 210 pixels of two MiniWoB++ tasks of one step and writes UI-TARS text.
+
+Variants: one for each method of steps, such as `:step_grpo`.
+"""
+
+from configs import common
+from step_jax import credit
+
+
+def get_config(arg: str = ''):
+  """Returns the config of a variant.
+
+  Raises:
+    ValueError: for an unknown variant.
+  """
+  config = common.base_config()
+  common.add_vision_language(config)
+  config.num_rounds = 600
+  config.num_base_tasks = 2  # Q
+  config.group_size = 8  # G
+  config.max_steps = 2  # T
+  config.optimizer.learning_rate = 1e-3  # of a 0.4 M network
+  config.optimizer.decay_rounds = 600  # of num_rounds
+  config.optimizer.max_grad_norm = 0.3  # a rare success is no jump
+  config.optimizer.num_minibatches = 1  # of two screens
+  config.env.name = 'miniwob'
+  config.env.tasks = ('identify-shape', 'click-test')
+  config.env.num_workers = 2
+  config.policy.width = 64
+  config.policy.num_layers = 2
+  config.policy.words = (
+      'Click the button that best describes the figure below.')
+  config.policy.prompt = 'short'
+  config.policy.screen_size = (160, 210)
+  config.policy.prompt_length = 96
+  config.policy.response_length = 24
+  config.policy.acting_batch_size = 2
+  config.warm_start.demonstrations = 300  # of one click each
+  config.warm_start.num_steps = 250  # few: exploring needs entropy
+  config.warm_start.learning_rate = 2e-3
+  config.checkpoint_every = 10  # a round takes seconds
+  config.eval_every = 100
+  if arg in credit.METHODS:
+    config.method = arg
+  elif arg:
+    raise ValueError(
+        f'expected a variant of configs/vlm_tiny.py, one of '
+        f'{", ".join(credit.METHODS)}, got {arg!r}')
+  return config
