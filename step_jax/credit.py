@@ -196,8 +196,7 @@ def row_keys(
 
   Args:
     rng_key: key of (seed, round).
-    slots: `[B]` int.
-    step_ids: `[B]` int.
+    slots, step_ids: `[B]` int.
     candidate: 0 for the action that is taken, 1 .. K-1 for alternatives.
 
   Returns:
