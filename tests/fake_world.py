@@ -126,7 +126,8 @@ class LocalPool:
     return self
 
   def __exit__(self, *_):
-    pass
+    for env in self._envs:
+      env.close()
 
   @property
   def pending(self):

@@ -34,7 +34,7 @@ def make_config(**changes):
       'policy.width': 16, 'policy.num_heads': 2, 'policy.num_layers': 1,
       'policy.vision_layers': 1, 'policy.rope_theta': 4.,
       'policy.words': 'Do click-type.', 'policy.prompt_length': P,
-      'policy.response_length': L, 'policy.screen_size': (56, 56),
+      'policy.response_length': L, 'policy.screen_size': (84, 56),
       'policy.acting_batch_size': 2, **changes})
   checks.check_config(config)
   return config
@@ -226,7 +226,7 @@ def test_loaded_pictures_are_those_of_the_rows(made, store):
 
 def test_a_picture_that_is_too_large_is_refused(made):
   _, codec = made
-  with pytest.raises(checks.UserError, match=r'screen_size \(56, 56\)'):
+  with pytest.raises(checks.UserError, match=r'screen_size \(84, 56\)'):
     _observe(codec, 4)
 
 

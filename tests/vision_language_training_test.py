@@ -40,8 +40,9 @@ def _config(**changes):
   return vision_language_test.make_config(**{
       'num_rounds': 3, 'num_base_tasks': 2, 'group_size': 4, 'max_steps': 3,
       'env.num_workers': 2, 'eval_episodes': 1,
-      'warm_start.demonstrations': 4, 'warm_start.num_steps': 30,
-      'warm_start.batch_size': 8, 'optimizer.num_minibatches': 2,
+      'env.tasks': ('click',), 'warm_start.demonstrations': 8,
+      'warm_start.num_steps': 150, 'warm_start.batch_size': 8,
+      'warm_start.learning_rate': 1e-2, 'optimizer.num_minibatches': 2,
       'optimizer.learning_rate': 1e-3, **changes})
 
 
@@ -60,13 +61,15 @@ def test_a_run_trains_and_can_be_resumed(tmp_path, capsys):
   train.train(_config(num_rounds=1), tmp_path / 'parts')
   train.train(_config(), tmp_path / 'parts')
   for one, other in zip(rows, _rows(tmp_path / 'parts'), strict=True):
-    assert {name: x for name, x in one.items() if name not in _CLOCKS} == {
-        name: x for name, x in other.items() if name not in _CLOCKS}
+    # The first part evaluates after its last round, which is none of the whole.
+    names = one.keys() - _CLOCKS
+    assert names <= other.keys()
+    assert {name: other[name] for name in names} == {
+        name: one[name] for name in names}
 
 
 def test_imitation_fits_the_demonstrations(tmp_path):
-  config = _config(**{'warm_start.num_steps': 60,
-                      'warm_start.learning_rate': 3e-3})
+  config = _config()
   world = worlds.make_world(config, workdir=tmp_path)
   setup = train.make_setup(config, world)
   said = []
@@ -157,8 +160,8 @@ def test_a_mistake_leaves_no_folder_behind(tmp_path):
 
 
 def test_a_prompt_that_is_too_long_ends_the_run(tmp_path):
-  config = _config(**{'policy.prompt_length': 40})
-  with pytest.raises(checks.UserError, match='prompt_length 40'):
+  config = _config(**{'policy.prompt_length': 30})
+  with pytest.raises(checks.UserError, match='prompt_length 30'):
     train.train(config, tmp_path / 'run')
   assert not (tmp_path / 'run' / 'checkpoints').exists()
 
