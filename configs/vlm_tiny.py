@@ -21,14 +21,14 @@ def get_config(arg: str = ''):
   """
   config = common.base_config()
   common.add_vision_language(config)
-  config.num_rounds = 1000
-  config.num_base_tasks = 2  # Q
+  config.num_rounds = 120
+  config.num_base_tasks = 16  # Q, each task eight times
   config.group_size = 4  # G: screens are worth more than copies
   config.max_steps = 2  # T
   config.optimizer.learning_rate = 3e-4  # of a 0.4 M network
-  config.optimizer.decay_rounds = 1000  # of num_rounds
+  config.optimizer.decay_rounds = 120  # of num_rounds
   config.optimizer.max_grad_norm = 0.3  # a rare success is no jump
-  config.optimizer.num_minibatches = 1  # of two screens
+  config.optimizer.num_minibatches = 2
   config.env.name = 'miniwob'
   config.env.tasks = ('identify-shape', 'click-test')
   config.env.num_workers = 2
@@ -44,8 +44,8 @@ def get_config(arg: str = ''):
   config.warm_start.demonstrations = 300  # of one click each
   config.warm_start.num_steps = 250  # few: exploring needs entropy
   config.warm_start.learning_rate = 2e-3
-  config.checkpoint_every = 20  # a round takes seconds
-  config.eval_every = 200
+  config.checkpoint_every = 5  # a round takes seconds
+  config.eval_every = 30
   if arg in credit.METHODS:
     config.method = arg
   elif arg:

@@ -37,7 +37,6 @@ from step_jax import report
 from step_jax import rollout
 from step_jax import streaming
 from step_jax import types
-from step_jax import workers
 from step_jax.policies import base
 
 
@@ -355,10 +354,9 @@ def _collect_round(
   config, method = setup.config, setup.method
 
   def play(key, task_ids):
-    jobs = [
-        workers.Job(slot, task_id, worlds.training_seed(
-            config.seed, round_index, task_id))
-        for slot, task_id in enumerate(task_ids.tolist())]
+    jobs = collectors.make_jobs(
+        config.seed, round_index, task_ids,
+        np.zeros(0, int) if method.redraw else base_ids)
     player = rollout.Player(state.learner.params, key, config.temperature)
     return collect(jobs, player, name=f'round {round_index}')
 
