@@ -12,11 +12,10 @@ pixels and has no demonstrations to begin from.
 Variants: one for each method, such as `:step_grpo` or `:dapo`;
   `:fake_phone` trains on two fake phones, which it starts by itself:
      python experiments/run.py --config=configs/androidworld.py:fake_phone
-     It needs pip install -e '.[androidworld,test]'. It does not improve yet:
-     measured once, seed 0, greedy success over 5 evaluation episodes of each
-     of the 12 tasks was 52 % after the warm start, 45 % after 10 rounds and
-     50 % after 20, in ten minutes on two cores shared with much else. With a
-     learning rate of 1e-3 the entropy was 0 after ten rounds.
+     It needs pip install -e '.[androidworld,test]'. Measured once, seed 0:
+     greedy success over 10 evaluation episodes of each of the 12 tasks was 62 %
+     after the warm start and 75 % after 40 rounds, in 26 minutes on two cores
+     shared with much else (9 minutes of processor time).
 """
 
 import ml_collections

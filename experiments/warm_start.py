@@ -72,8 +72,15 @@ def warm_start(
   tokens = trajectory.actions[where]
   imitate: Callable[..., Any] = imitation.imitate
   if policy.load is not None:
+    tenth = max(config.warm_start.num_steps // 10, 1)
+
+    def tell(step, loss):
+      if step % tenth == 0:
+        say(f'warm start: step {step} of {config.warm_start.num_steps}, '
+            f'loss {loss:.2f}')
+
     imitate = functools.partial(
-        streaming.imitate, load=policies.make_loader(policy))
+        streaming.imitate, load=policies.make_loader(policy), on_step=tell)
   params, losses = imitate(
       jax.random.key(config.seed), params, observations, tokens,
       log_prob_fn=policy.log_prob, num_steps=config.warm_start.num_steps,
