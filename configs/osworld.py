@@ -13,8 +13,8 @@ Variants: one for each method, such as `:step_grpo` or `:dapo`;
   `:desktop` trains the element policy on two real desktops of this machine,
      with the tasks of configs/tasks/desktop (see docs/osworld.md). Measured
      once on 2 cores beside much other work, seed 0: 38 rounds in the first
-     hour, 43 in 70 minutes; greedy success on the 22 training tasks 36 % after the warm
-     start and 41 % after 43 rounds (2 episodes each);
+     hour, 43 in 70 minutes; greedy success on the 22 training tasks 36 % after
+     the warm start and 41 % after 43 rounds (2 episodes each);
   `:servers` does so on OSWorld machines, whose addresses you give with
      `--config.env.arguments.addresses="('http://10.0.0.1:5000',)"`;
   `:paper` is the paper's experiment, with its constants and a vision-language

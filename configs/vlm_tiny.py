@@ -7,9 +7,9 @@ Needs pip install -e '.[miniwob,vlm]' and Chromium. A random Qwen2.5-VL of
 160 x 210 pixels of two MiniWoB++ tasks of one step and writes UI-TARS text.
 
 Measured once, seed 0: greedy success over 50 evaluation episodes of each task
-was 39 % after the warm start and 46 % after 120 rounds (42, 42, 48 % between; 100
-episodes: give or take 5 %), in 13 minutes on two cores beside other work. See
-docs/vlm.md for what it does not learn.
+was 39 % after the warm start and 46 % after 120 rounds (between: 42, 42, 48 %;
+100 episodes: give or take 5 %), in 13 minutes on two cores beside other work.
+See docs/vlm.md for what it does not learn.
 
 Variants: one for each method of steps, such as `:step_grpo`.
 """

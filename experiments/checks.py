@@ -109,7 +109,8 @@ def _check_vision_language(
          'the folder of a checkpoint')
   # The whole history in one prompt is what makes it another method.
   expect('method', config.method != 'trajectory_grpo',
-         'of steps, as a vision-language policy has a prompt for each step')
+         'a method of steps, as a vision-language policy has a prompt for each '
+         'step')
   for field, choices in (
       ('prompt', ('ui_tars', 'short')), ('convention', ('thousand', 'pixels')),
       ('dtype', ('float32', 'bfloat16'))):
