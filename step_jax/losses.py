@@ -27,10 +27,10 @@ def clipped_surrogate_loss(
 
   A sampler with other kernels or precision than the learner is another policy,
   even at the same parameters. With `importance_cap` C that difference is taken
-  out of rho, and corrected by truncated importance sampling, as proposed for
-  the mismatch between rollout and training engines (Yao et al., 2025): rho is
-  against the learner's own pi_old, and each token's term is weighted by
-  min(pi_old / pi_behaviour, C), which carries no gradient.
+  out of rho, and corrected by truncated importance sampling, as others do where
+  rollout and training engines differ: rho is against the learner's own pi_old,
+  and each token's term is weighted by min(pi_old / pi_behaviour, C), which
+  carries no gradient.
 
   Args:
     log_probs: `[..., L]` of the policy being trained.
