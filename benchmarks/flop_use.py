@@ -9,7 +9,7 @@ learner computes them. The other side is the fastest of three square matrix
 products. Both take turns in one run; medians, and the spread of the updates.
 The second line divides by the CPU seconds of the process instead of by time:
 on a machine with other work it says more. The variable asks glibc for large
-pages: an update's 1.2 GB of temporaries are mapped anew every time.
+pages: an update maps 1.2 GB of temporaries anew every time.
 
 FLOPs of an update: 6 x (numbers in kernels and in the head's table) x tokens,
 and 12 x layers x rows x tokens^2 x width for attention, the mask's other half

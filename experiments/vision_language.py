@@ -41,6 +41,7 @@ _STOPS = (tokenizer_lib.END, tokenizer_lib.END_OF_TEXT)
 _WRITTEN = (*_STOPS, tokenizer_lib.BOX_START, tokenizer_lib.BOX_END)
 _PROMPTS = {'ui_tars': prompts.UI_TARS, 'short': ''}
 _PADDING = -1
+_QUERIES = 512  # of attention at a time; a screenshot has thousands of patches
 
 
 def make_policy(
@@ -68,7 +69,8 @@ def make_policy(
   except ValueError as error:
     raise checks.UserError(str(error)) from error
   model = model_lib.Model(
-      model_config, dtype=options.dtype, remat=options.remat)
+      model_config, dtype=options.dtype, remat=options.remat,
+      attention_chunk=_QUERIES)
   functions = sampling.make_policy(
       model, num_tokens=options.response_length, stop_ids=codec.stops,
       legal=vocabulary.legal(model_config.text.vocabulary, _WRITTEN))

@@ -7,8 +7,8 @@ import flax.linen as nn
 class Dense(nn.Dense):
   """`nn.Dense` over one axis of tokens.
 
-  The product with `[B, L, D]` is the same, but on a CPU XLA computes its
-  gradients at half the speed of those of `[B * L, D]`.
+  On a CPU, XLA computes the gradients of products with `[B, L, D]` at about
+  half the speed of those with `[B * L, D]`.
   """
 
   def __call__(self, inputs: chex.Array) -> chex.Array:
