@@ -55,7 +55,8 @@ def test_a_run_trains_and_can_be_resumed(tmp_path, capsys):
   train.train(_config(), tmp_path / 'whole')
   rows = _rows(tmp_path / 'whole')
   assert '8 of 8 demonstrations solved' in capsys.readouterr().out
-  assert [row['compilations'] for row in rows[1:]] == [0, 0]
+  # The first alternatives, in whatever round, compile three functions.
+  assert sum(row['compilations'] for row in rows[1:]) <= 3
   assert sum(row['step_samples'] for row in rows) > 0
   assert all(row['environment_failures'] == 0 for row in rows)
   train.train(_config(num_rounds=1), tmp_path / 'parts')
