@@ -13,7 +13,6 @@ from step_jax.policies import base
 from step_jax.policies import element
 from step_jax.policies import grid
 
-
 _LOADED = 2  # batches that wait while one is used
 
 

@@ -224,7 +224,8 @@ class VisionCodec:
     matched = np.zeros(tokens.shape[:-1], bool)
     for index in np.ndindex(tokens.shape[:-2]):
       row = jax.tree.map(lambda x: np.asarray(x)[index], observation)
-      found = [self._read(row, candidate) for candidate in tokens[index]]
+      size = self._image_size(row)
+      found = [self._read(row, candidate, size) for candidate in tokens[index]]
       boxes: Any = row['element_box'].tolist()
       matched[index] = [
           actions.matches(found[0], other, boxes=boxes) for other in found]
@@ -304,12 +305,16 @@ class VisionCodec:
     ends = [place for place, token in enumerate(ids) if token in self.stops]
     return ids[:ends[0]] if ends else ids
 
-  def _read(self, row: Any, tokens: np.ndarray) -> actions.Action | None:
-    size = None
-    if self._options.convention == 'pixels':
-      height, width = images.smart_resize(
-          *self._picture(int(row['screenshot'])).size[::-1], **self._pixels())
-      size = width, height
+  def _image_size(self, row: Any) -> tuple[int, int] | None:
+    """Width and height as the model sees them, where coordinates need them."""
+    if self._options.convention != 'pixels':
+      return None
+    height, width = images.smart_resize(
+        *self._picture(int(row['screenshot'])).size[::-1], **self._pixels())
+    return width, height
+
+  def _read(self, row: Any, tokens: np.ndarray, size: tuple[int, int] | None
+            ) -> actions.Action | None:
     try:
       return ui_tars.decode(
           self.decode(row, tokens), convention=self._options.convention,
