@@ -107,7 +107,7 @@ def main(_):
   """Prints the costs of steps, then the seconds of rounds."""
   config = _CONFIG.value
   setup = train.make_setup(config, worlds.make_world(config))
-  progress = progress_lib.RunProgress(0, 0)
+  progress = progress_lib.RunProgress(0)
   with collectors.open_collector(setup, progress, lambda: False) as collect:
     params = warm_start.warm_start(
         config, setup.world, setup.policy,

@@ -19,6 +19,8 @@ from step_jax import workers
 # (jobs, player, name) -> Collection; no player is the expert.
 Collector = Callable[..., rollout.Collection]
 
+_POLL_SECONDS = 0.5  # how often a request to stop is looked at
+
 
 def make_jobs(
     seed: int, round_index: int, task_ids: np.ndarray, base_ids: np.ndarray
@@ -60,12 +62,21 @@ def open_collector(
     setup: `train.Setup` of the run.
     progress: told of episodes that ended.
     should_stop: asked now and then; True raises KeyboardInterrupt.
+
+  Raises:
+    UserError: no environment can be made, for the reason that is told.
   """
   if setup.world.simulator is not None:
     yield simulated(setup, should_stop)
     return
   with worlds.make_pool(setup.world, setup.config) as pool:
-    yield _in_processes(setup, pool, progress, should_stop)
+    try:
+      while not pool.wait_for_start(_POLL_SECONDS):
+        if should_stop():
+          raise KeyboardInterrupt
+      yield _in_processes(setup, pool, progress, should_stop)
+    except workers.WorkerStartError as error:
+      raise checks.UserError(str(error)) from error
 
 
 def _in_processes(
@@ -81,13 +92,10 @@ def _in_processes(
       act = rollout.policy_actor(
           setup.policy, player,
           batch_size=setup.config.policy.acting_batch_size)
-    try:
-      return rollout.collect(
-          pool, jobs, act, example=setup.world.example, codec=setup.codec,
-          num_tokens=setup.codec.num_tokens, max_steps=setup.config.max_steps,
-          should_stop=should_stop, on_progress=progress.episodes(name))
-    except workers.WorkerStartError as error:
-      raise checks.UserError(str(error)) from error
+    return rollout.collect(
+        pool, jobs, act, example=setup.world.example, codec=setup.codec,
+        num_tokens=setup.codec.num_tokens, max_steps=setup.config.max_steps,
+        should_stop=should_stop, on_progress=progress.episodes(name))
   return collect
 
 

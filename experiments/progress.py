@@ -17,7 +17,7 @@ class RunProgress:
   appear.
   """
 
-  def __init__(self, num_rounds: int, done: int):
+  def __init__(self, num_rounds: int):
     self.console = rich_console.Console()
     columns = (
         rich_progress.TextColumn('{task.description:<12}'),
@@ -32,7 +32,7 @@ class RunProgress:
         disable=not self.console.is_terminal)
     self._line_every = max(1, num_rounds // 100)
     self._rounds = self._bars.add_task(
-        'rounds', total=num_rounds, completed=done, note='')
+        'rounds', total=num_rounds, note='')
     self._episodes = self._bars.add_task('', total=1, note='', visible=False)
 
   def __enter__(self) -> 'RunProgress':
@@ -45,6 +45,10 @@ class RunProgress:
   def say(self, line: str) -> None:
     """Prints a line above the bars."""
     self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+  def resume(self, done: int) -> None:
+    """Begins to count, and to estimate, after the rounds that are done."""
+    self._bars.reset(self._rounds, completed=done)
 
   def episodes(self, name: str) -> Callable[[rollout.Progress], None]:
     """Starts the lower bar; returns what `collect` reports to."""

@@ -6,6 +6,7 @@ run equals an uninterrupted one wherever the environment is deterministic.
 """
 
 from collections.abc import Callable
+import contextlib
 import functools
 import pathlib
 import shutil
@@ -84,18 +85,21 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       workdir / 'config.json', config.to_json(indent=2).encode())
   checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints', _warn)
   try:
-    done, state = _restore(setup, checkpoints) or (0, None)
-    if done > config.num_rounds:
-      raise checks.UserError(
-          f'the run in {workdir} has {done} rounds already; expected '
-          f'num_rounds to be at least that, got {config.num_rounds}')
-    log = metrics.MetricsLog(workdir, done, len(setup.world.tasks))
     with (StopRequest() as stop,
-          progress_lib.RunProgress(config.num_rounds, done) as progress,
+          progress_lib.RunProgress(config.num_rounds) as progress,
           collectors.open_collector(setup, progress, stop) as collect):
+      params = setup.policy.init(jax.random.key(config.seed))
+      done, state = _restore(setup, checkpoints, params) or (0, None)
+      if done > config.num_rounds:
+        raise checks.UserError(
+            f'the run in {workdir} has {done} rounds already; expected '
+            f'num_rounds to be at least that, got {config.num_rounds}')
+      log = metrics.MetricsLog(workdir, done, len(setup.world.tasks))
+      progress.resume(done)
       if state is None:
-        state = _start(setup, collect, progress)
+        state = _start(setup, params, collect, progress)
         checkpoints.save(0, state)
+      del params
       is_empty = False
       _run_rounds(setup, workdir, state, done, checkpoints, log, collect,
                   progress)
@@ -113,17 +117,17 @@ def evaluate_run(
     episodes: int) -> evaluate_lib.Evaluation:
   """Evaluates the newest checkpoint of a run and writes the result there."""
   setup = make_setup(config, worlds.make_world(config, workdir=workdir))
-  checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints', _warn)
-  restored = _restore(setup, checkpoints)
-  checkpoints.close()
-  if restored is None:
-    raise checks.UserError(f'the run in {workdir} has no checkpoint yet')
-  setup = setup._replace(world=worlds.make_world(
-      config, split, workdir))
-  with (StopRequest() as stop, progress_lib.RunProgress(1, 0) as progress,
-        collectors.open_collector(setup, progress, stop) as collect):
+  shown = setup._replace(world=worlds.make_world(config, split, workdir))
+  with (contextlib.closing(checkpoint.Checkpoints(
+            workdir / 'checkpoints', _warn)) as checkpoints,
+        StopRequest() as stop, progress_lib.RunProgress(1) as progress,
+        collectors.open_collector(shown, progress, stop) as collect):
+    restored = _restore(
+        setup, checkpoints, setup.policy.init(jax.random.key(config.seed)))
+    if restored is None:
+      raise checks.UserError(f'the run in {workdir} has no checkpoint yet')
     evaluation = evaluate_lib.evaluate(
-        config, setup.world.tasks, restored[1].learner.params,
+        config, shown.world.tasks, restored[1].learner.params,
         functools.partial(collect, name='evaluation'), episodes=episodes)
   name = 'evaluation' if split == 'train' else f'evaluation_{split}'
   metrics.write_json(workdir / f'{name}.json', evaluation)
@@ -204,9 +208,9 @@ def _warn(sentence: str) -> None:
 
 
 def _restore(
-    setup: Setup, checkpoints: checkpoint.Checkpoints
+    setup: Setup, checkpoints: checkpoint.Checkpoints, params: Any
 ) -> tuple[int, RunState] | None:
-  params = setup.policy.init(jax.random.key(setup.config.seed))
+  """The newest checkpoint, of the shapes and placement of `params`."""
   template = RunState(
       setup.learner.init(params), jnp.zeros(len(setup.world.tasks)))
   try:
@@ -217,11 +221,11 @@ def _restore(
 
 def _start(
     setup: Setup,
+    params: Any,
     collect: collectors.Collector,
     progress: progress_lib.RunProgress,
 ) -> RunState:
   """Fresh parameters, after imitation where the config asks for it."""
-  params = setup.policy.init(jax.random.key(setup.config.seed))
   if setup.config.warm_start.demonstrations:
     params = warm_start.warm_start(
         setup.config, setup.world, setup.policy, params,

@@ -143,6 +143,26 @@ class WorkerPool:
     self._queue.extend((job, 0) for job in jobs)
     self._assign()
 
+  def wait_for_start(self, timeout: float) -> bool:
+    """Whether an environment exists, or none is being started any more.
+
+    Blocks until that is so, or for `timeout` seconds. Where it is not awaited
+    the jobs wait for it.
+
+    Raises:
+      WorkerStartError: the factory raised before any environment existed.
+      RuntimeError: the keeper process was killed.
+    """
+    self._check_open()
+    end = time.monotonic() + timeout
+    while not self._any_ready and any(
+        w is not None and w.state == 'starting' for w in self._workers):
+      if time.monotonic() >= end:
+        return False
+      self._receive(end)
+      self._expire()
+    return True
+
   def act(self, worker: int, action: Any) -> None:
     """Answers the last observation of a worker.
 

@@ -131,3 +131,8 @@ def bad_factory() -> gymnasium.Env:
 
 def dying_factory() -> gymnasium.Env:
   os._exit(1)
+
+
+def hanging_factory() -> gymnasium.Env:
+  time.sleep(3600)
+  raise AssertionError('nobody waits that long')

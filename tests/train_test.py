@@ -613,7 +613,7 @@ def test_imitation_helps(tmp_path):
 def test_a_mistake_in_the_world_is_the_users(tmp_path, monkeypatch):
   class Pool(_Pool):
 
-    def wait(self, timeout=None):
+    def wait_for_start(self, timeout):
       raise workers.WorkerStartError('expected a known task', 'ValueError')
 
   monkeypatch.setattr(

@@ -76,7 +76,7 @@ def test_imitation_fits_the_demonstrations(tmp_path):
   said = []
   params = setup.policy.init(jax.random.key(0))
   with train.StopRequest() as stop, train.progress_lib.RunProgress(
-      1, 0) as progress, train.collectors.open_collector(
+      1) as progress, train.collectors.open_collector(
           setup, progress, stop) as collect:
     collect = functools.partial(collect, name='warm start')
     fitted = warm_start.warm_start(

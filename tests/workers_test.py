@@ -289,6 +289,20 @@ def test_a_mistake_in_the_factory_surfaces_at_once():
   assert 'bad_factory' in caught.value.__notes__[0]
 
 
+def test_a_start_can_be_awaited(tmp_path):
+  with _pool() as pool:
+    assert pool.wait_for_start(_LIMIT)
+    assert pool.wait_for_start(0.)  # It is known by now.
+  with _pool(fake_envs.bad_factory) as pool:
+    with pytest.raises(workers.WorkerStartError, match='got nonsense'):
+      pool.wait_for_start(_LIMIT)
+  with _pool(fake_envs.dying_factory) as pool:
+    assert pool.wait_for_start(_LIMIT)  # None is being started any more.
+    assert _kinds(_play(pool, _jobs(0))) == {'failed': 2, 'lost': 1}
+  with _pool(fake_envs.hanging_factory, start_timeout=_LIMIT) as pool:
+    assert not pool.wait_for_start(0.05)
+
+
 def test_a_factory_that_kills_its_process_does_not_loop():
   with _pool(fake_envs.dying_factory) as pool:
     events = _play(pool, _jobs(0, 1))
