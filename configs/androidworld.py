@@ -1,15 +1,22 @@
-"""The paper's AndroidWorld experiment, with a small network that sees pixels.
+"""The paper's AndroidWorld experiment, and runs with a small network.
 
   python experiments/run.py --config=configs/androidworld.py
       --config.env.arguments.addresses="('http://10.0.0.1:5000',)"
 
 This has never been run against a real emulator or phone: it is tested against
 a fake phone of the same protocol, see docs/androidworld.md. It holds the
-paper's constants (43 of 116 tasks, Q = 16, G = 16), but not its 7B model, which
-this version cannot run yet. Expect success near 0: the grid policy sees 80 x 36
-pixels and has no demonstrations to begin from.
+paper's constants (43 of 116 tasks, Q = 16, G = 16). Expect success near 0: the
+grid policy sees 80 x 36 pixels and has no demonstrations to begin from.
 
 Variants: one for each method, such as `:step_grpo` or `:dapo`;
+  `:paper` is the paper's experiment, with a vision-language model that you
+     have:
+       python experiments/run.py --config=configs/androidworld.py:paper
+           --config.policy.checkpoint=DIR
+           --config.env.arguments.addresses="('http://10.0.0.1:5000',)"
+     UI-TARS-1.5 and other models that count pixels need
+     `--config.policy.convention=pixels`. It was never run with 7B weights; a
+     test runs a round of it with a tiny model on the fake phone.
   `:fake_phone` trains on two fake phones, which it starts by itself:
      python experiments/run.py --config=configs/androidworld.py:fake_phone
      It needs pip install -e '.[androidworld,test]'. Measured: greedy success
@@ -31,14 +38,9 @@ def get_config(arg: str = ''):
     ValueError: for an unknown variant.
   """
   config = common.base_config()  # Q = 16, G = 16, kappa = 10, s_0 = 0.6, ...
-  config.policy.name = 'grid'
-  config.policy.width = 48
-  config.policy.num_layers = 2
   if arg == 'fake_phone':
     return _on_fake_phones(config)
   config.num_rounds = 40  # 15 epochs of 43 tasks [choice]
-  config.optimizer.learning_rate = 3e-4  # of a 0.2 M network
-  config.optimizer.max_grad_norm = 0.3  # a rare success is no jump
   config.env.name = 'androidworld'
   config.env.description = 'AndroidWorld servers'
   config.env.num_workers = 1  # at most one for each address
@@ -48,20 +50,35 @@ def get_config(arg: str = ''):
     config.env.arguments.addresses = ('http://127.0.0.1:5000',)
     config.env.arguments.step_timeout = 30.0  # seconds for a request
     config.env.arguments.task_timeout = 180.0  # to prepare or score a task
+  if arg == 'paper':
+    common.add_large_model(config)
+    config.policy.screen_size = (1080, 2400)
+    return config
+  _set_grid_policy(config)
+  config.optimizer.learning_rate = 3e-4  # of a 0.2 M network
   config.warm_start.demonstrations = 0  # nobody has written any
   config.eval_episodes = 2
   if arg in credit.METHODS:
     config.method = arg
   elif arg:
     raise ValueError(
-        f'expected a variant of configs/androidworld.py, fake_phone or one of '
-        f'{", ".join(credit.METHODS)}, got {arg!r}')
+        f'expected a variant of configs/androidworld.py, fake_phone, paper or '
+        f'one of {", ".join(credit.METHODS)}, got {arg!r}')
   return config
+
+
+def _set_grid_policy(config: ml_collections.ConfigDict) -> None:
+  """A network of 0.2 M parameters that sees pixels."""
+  config.policy.name = 'grid'
+  config.policy.width = 48
+  config.policy.num_layers = 2
+  config.optimizer.max_grad_norm = 0.3  # a rare success is no jump
 
 
 def _on_fake_phones(
     config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """A run in miniature: 12 tasks of 3 to 5 steps in three apps."""
+  _set_grid_policy(config)
   config.num_rounds = 40
   config.num_base_tasks = 12  # Q, all of them
   config.group_size = 8  # G
@@ -69,7 +86,6 @@ def _on_fake_phones(
   config.optimizer.learning_rate = 2.5e-4  # of a 0.2 M network
   config.optimizer.warmup_rounds = 2
   config.optimizer.decay_rounds = 40  # of num_rounds
-  config.optimizer.max_grad_norm = 0.3  # a rare success is no jump
   config.env.name = 'tests.fake_phone_env:FakePhoneEnv'
   config.env.description = 'fake phones of this machine, no emulator'
   config.env.num_workers = 2

@@ -1,6 +1,7 @@
 """The fields of every config, with the paper's values where it gives them."""
 
 import ml_collections
+from ml_collections import config_dict
 
 
 def base_config() -> ml_collections.ConfigDict:
@@ -88,3 +89,16 @@ def add_vision_language(config: ml_collections.ConfigDict) -> None:
     policy.max_pixels = 28 * 28 * 1280
     policy.prompt_length = 2048  # P, tokens, those of the picture included
     policy.response_length = 128  # L, tokens
+
+
+def add_large_model(config: ml_collections.ConfigDict) -> None:
+  """A vision-language model that you have, and that comes trained."""
+  add_vision_language(config)
+  with config.unlocked():
+    config.policy.checkpoint = config_dict.placeholder(str)
+  config.policy.dtype = 'bfloat16'
+  config.policy.remat = True
+  config.optimizer.importance_cap = 2.0  # its sampler rounds otherwise
+  config.optimizer.micro_batch_size = 8  # a group of K = 8 is one
+  config.warm_start.demonstrations = 0
+  config.eval_episodes = 1

@@ -28,7 +28,6 @@ Variants: one for each method, such as `:step_grpo` or `:dapo`;
 """
 
 import ml_collections
-from ml_collections import config_dict
 
 from configs import common
 from step_jax import credit
@@ -83,15 +82,7 @@ def _of_the_paper(
     # Elements would cost a request a step, and the model does not read them.
     config.env.arguments.read_tree = False
   config.env.step_timeout = 660.0  # seconds; a virtual machine is restored
-  config.warm_start.demonstrations = 0  # the model comes trained
-  config.eval_episodes = 1
-  common.add_vision_language(config)
-  with config.unlocked():
-    config.policy.checkpoint = config_dict.placeholder(str)
-  config.policy.dtype = 'bfloat16'
-  config.policy.remat = True
-  config.optimizer.importance_cap = 2.0  # its sampler rounds otherwise
-  config.optimizer.micro_batch_size = 8  # a group of K = 8 is one
+  common.add_large_model(config)
   return config
 
 

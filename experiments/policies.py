@@ -63,10 +63,11 @@ def make_policy(
 def _make_vision_language(
     config: ml_collections.ConfigDict, world: worlds.World
 ) -> tuple[base.Policy, base.Codec]:
+  drive: Any = world.make_env
   try:  # its packages are an extra of their own
     from experiments import vision_language
     return vision_language.make_policy(
-        config, world.make_env.keywords['folder'])  # type: ignore[attr-defined]
+        config, drive.keywords['folder'], drive.keywords['platform'])
   except ModuleNotFoundError as error:
     raise checks.UserError(
         f"policy.name 'qwen_vl' needs the Python package {error.name}, which "

@@ -97,8 +97,8 @@ def _show_pictures(
   if not hasattr(make_env.func, 'expand'):
     raise checks.UserError(
         "expected env.name of an environment with pictures and real clicks, "
-        f"such as 'miniwob' or 'osworld', for policy.name 'qwen_vl', got "
-        f'{config.env.name!r}')
+        f"such as 'miniwob', 'osworld' or 'androidworld', for policy.name "
+        f"'qwen_vl', got {config.env.name!r}")
   episodes = max(config.num_base_tasks * config.group_size,
                  num_tasks * config.warm_start.demonstrations)
   options = {name: config.policy[name] for name in (
@@ -107,6 +107,7 @@ def _show_pictures(
       pictures.PictureEnv,
       make_env=functools.partial(make_env, render_mode='rgb_array'),
       folder=str(workdir / 'screenshots'),
+      platform=getattr(make_env.func, 'platform', 'desktop'),
       # Twice what is used together, as lost episodes leave pictures, too.
       capacity=2 * episodes * config.max_steps, **options)
 

@@ -153,7 +153,7 @@ def test_an_illegal_action_does_nothing_and_counts(fake, make_env, action):
 def test_a_step_takes_actions_of_a_model(fake, make_env):
   env = make_env()
   _start(env, 'NotesCreate', seed=1)
-  goal = env.step(Action(kind='open_app', text='Notes'))[-1]['goal']
+  goal = env.step(Action(kind='open_app', text='Notes'))[-1]['instruction']
   for action in tasks.solve('NotesCreate', goal)[1:-1]:
     assert env.step(action)[1] == 0.
   assert fake.phone.state.notes[-1] == goal.split()[-1].strip('.')
@@ -178,7 +178,7 @@ def test_a_seed_is_an_episode_whatever_was_played_before(make_env):
   env.step(_click('click', 36))
   other, other_info = _start(env, 'MessagesSend', seed=6)
   again, again_info = _start(env, 'MessagesSend', seed=5)
-  assert info == again_info and info['goal'] != other_info['goal']
+  assert info == again_info and info['instruction'] != other_info['instruction']
   for name in first:
     np.testing.assert_array_equal(first[name], again[name])
   assert (first['instruction'] != other['instruction']).any()

@@ -51,6 +51,7 @@ def test_a_variant_has_all_fields_and_good_values(path, arg):
     for name in field.split('.'):
       value = value[name]
   lacking = {('osworld', 'paper'): 'policy.checkpoint=DIR',
+             ('androidworld', 'paper'): 'policy.checkpoint=DIR',
              ('vlm_tiny', 'trajectory_grpo'): 'a prompt for each step'}
   if (path.stem, arg) in lacking:
     with pytest.raises(checks.UserError, match=lacking[path.stem, arg]):

@@ -1,4 +1,7 @@
-"""Pictures in, UI-TARS text out: over a painted world, a browser, a desktop."""
+"""Pictures in, UI-TARS text out.
+
+Over a painted world, a browser, a desktop and a phone.
+"""
 
 import functools
 import json
@@ -8,6 +11,7 @@ import pytest
 
 from step_jax import workers
 from step_jax.envs import actions
+from step_jax.envs import androidworld
 from step_jax.envs import miniwob
 from step_jax.envs import pictures
 from step_jax.envs import ui_tars
@@ -16,6 +20,8 @@ from step_jax.envs.osworld import env as osworld_env
 from step_jax.envs.osworld import machines
 from step_jax.envs.osworld import screenshots
 from tests import fake_desktop
+from tests import fake_phone
+from tests import fake_phone_tasks
 from tests import fake_pictures
 
 Action = actions.Action
@@ -243,3 +249,48 @@ def test_a_broken_desktop_raises(desktop, tmp_path):
   with pytest.raises(client_lib.DesktopError):
     env.step("Action: wait()")
   env.close()
+
+
+@pytest.fixture(name='phone')
+def made_phone(tmp_path):
+  """The environment of a fake phone as a model drives it."""
+  with fake_phone.FakePhone() as fake:
+    env = pictures.PictureEnv(
+        functools.partial(
+            androidworld.AndroidWorldEnv, fake_phone_tasks.TASKS, 6,
+            addresses=[fake.address], solver=fake_phone_tasks.solve,
+            render_mode='rgb_array'),
+        tmp_path, platform='mobile')
+    yield env
+    env.close()
+
+
+def test_solutions_on_a_phone_work_as_text(phone, tmp_path):
+  called = set()
+  for task_id in range(len(fake_phone_tasks.TASKS)):
+    observation, info = phone.reset(
+        seed=task_id, options={'task_id': task_id, 'expert': True})
+    done = False
+    while not done:
+      text = info['expert_action']
+      called.add(text.removeprefix('Action: ').partition('(')[0])
+      observation, reward, *ends, info = phone.step(text)
+      done = any(ends)
+    assert reward == 1.
+  assert called == {
+      'click', 'long_press', 'type', 'scroll', 'press_home', 'finished'}
+  store = screenshots.ScreenshotStore(tmp_path)
+  assert store.get(int(observation['screenshot'])).size == (240, 540)
+  assert info['instruction'] == 'Turn wifi on.'
+
+
+def test_a_phone_is_told_what_only_a_phone_knows(phone):
+  first, _ = phone.reset(seed=0, options={'task_id': 0})
+  for text in ("Action: hotkey(key='enter')", 'Action: call_user()'):
+    observation, reward, *ends, _ = phone.step(text)
+    assert (observation['digest'] == first['digest']).all()
+    assert (reward, ends) == (0., [False, False])
+  observation = phone.step("Action: open_app(app_name='notes')")[0]
+  assert (observation['digest'] != first['digest']).any()
+  observation = phone.step('Action: press_home()')[0]
+  assert (observation['digest'] == first['digest']).all()

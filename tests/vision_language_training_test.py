@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from configs import androidworld as androidworld_config
 from configs import osworld as osworld_config
 from experiments import checks
 from experiments import policies
@@ -20,6 +21,8 @@ from step_jax.policies.qwen_vl import config as config_lib
 from step_jax.policies.qwen_vl import model as model_lib
 from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
 from tests import fake_desktop
+from tests import fake_phone
+from tests import fake_phone_tasks
 from tests import fake_world
 from tests import osworld_env_test
 from tests import vision_language_test
@@ -114,19 +117,13 @@ def _save_tiny_checkpoint(folder):
   tokenizer_lib.load().save(str(folder / 'tokenizer.json'))
 
 
-def _paper(tmp_path, fake, **changes):
-  (tmp_path / 'tasks').mkdir()
-  osworld_env_test.write_task(
-      tmp_path / 'tasks', 'zero', instruction='Fly to the moon.',
-      evaluator={'func': 'infeasible'})
-  config = osworld_config.get_config('paper')
+def _paper(config, tmp_path, fake, **changes):
   config.update_from_flattened_dict({
       'num_rounds': 1, 'num_base_tasks': 1, 'group_size': 4, 'max_steps': 2,
-      'env.tasks': (str(tmp_path / 'tasks'),), 'env.arguments.pause': 0.,
       'env.arguments.addresses': (fake.address,),
       'policy.checkpoint': str(tmp_path / 'model'),
-      'policy.screen_size': (64, 36), 'policy.response_length': 8,
-      'policy.prompt_length': 480, 'policy.acting_batch_size': 2, **changes})
+      'policy.response_length': 8, 'policy.prompt_length': 480,
+      'policy.acting_batch_size': 2, **changes})
   return config
 
 
@@ -137,7 +134,13 @@ def test_the_paper_s_experiment_runs_on_a_fake_desktop(tmp_path, monkeypatch):
   with fake_desktop.FakeDesktop() as fake:
     fake.picture = fake_desktop.picture((64, 36))
     fake.tree = fake_desktop.small_tree()
-    config = _paper(tmp_path, fake)
+    (tmp_path / 'tasks').mkdir()
+    osworld_env_test.write_task(
+        tmp_path / 'tasks', 'zero', instruction='Fly to the moon.',
+        evaluator={'func': 'infeasible'})
+    config = _paper(osworld_config.get_config('paper'), tmp_path, fake, **{
+        'env.tasks': (str(tmp_path / 'tasks'),), 'env.arguments.pause': 0.,
+        'policy.screen_size': (64, 36)})
     train.train(config, tmp_path / 'run')
     row, = _rows(tmp_path / 'run')
     assert row['trajectories'] == row['valid_trajectories'] == 4
@@ -146,9 +149,32 @@ def test_the_paper_s_experiment_runs_on_a_fake_desktop(tmp_path, monkeypatch):
     assert fake.count('/screenshot') > 8
 
 
-def test_the_paper_s_experiment_needs_a_checkpoint():
+def test_the_paper_s_experiment_runs_on_a_fake_phone(tmp_path):
+  _save_tiny_checkpoint(tmp_path / 'model')
+  with fake_phone.FakePhone() as fake:
+    config = _paper(
+        androidworld_config.get_config('paper'), tmp_path, fake, **{
+            'env.tasks': fake_phone_tasks.TASKS[:1],
+            'policy.screen_size': (240, 540), 'policy.max_pixels': 84 * 196,
+            'policy.response_length': 32})
+    train.train(config, tmp_path / 'run')
+    row, = _rows(tmp_path / 'run')
+    assert row['trajectories'] == row['valid_trajectories'] == 4
+    assert row['environment_steps'] == 8  # nothing that it writes is an action
+    assert row['environment_failures'] == 0
+    assert fake.count('/task/score') >= 4
+  world = worlds.make_world(config, workdir=tmp_path)
+  _, codec = policies.make_policy(config, world)
+  text = "Action: long_press(start_box='<|box_start|>(1,2)<|box_end|>')"
+  tokens = np.concatenate([codec.encode(None, text)] * 2).reshape(1, 2, -1)
+  row = {'element_box': np.zeros((1, 48, 4)), 'screenshot': np.zeros(1)}
+  assert codec.matches(row, tokens).all(), 'it reads the calls of a phone'
+
+
+@pytest.mark.parametrize('module', [androidworld_config, osworld_config])
+def test_the_paper_s_experiment_needs_a_checkpoint(module):
   with pytest.raises(checks.UserError, match='policy.checkpoint=DIR') as error:
-    checks.check_config(osworld_config.get_config('paper'))
+    checks.check_config(module.get_config('paper'))
   assert '\n' not in str(error.value)
 
 

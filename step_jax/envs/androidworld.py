@@ -51,7 +51,7 @@ class AndroidWorldEnv(gymnasium.Env):
   AndroidWorld draws for the seed. With `expert`, every info carries
   `expert_action`, the next step of the solver's script as tokens. `step` takes
   action tokens, or an `actions.Action`; an illegal one does nothing and counts
-  as a step. `info` has the task's name and, in full, its goal.
+  as a step. `info` has the task's name and, in full, its instruction.
 
   Each environment, in whatever process of this user, takes one address that
   nobody has; it is free again when the process ends.
@@ -75,6 +75,7 @@ class AndroidWorldEnv(gymnasium.Env):
   """
 
   metadata = {'render_modes': ['rgb_array'], 'render_fps': 1}
+  platform = 'mobile'  # whose calls a model writes, see `ui_tars`
 
   def __init__(
       self, tasks: Sequence[str] | None = None, max_steps: int = 15, *,
@@ -190,10 +191,23 @@ class AndroidWorldEnv(gymnasium.Env):
       raise
     if self._ended:
       self._tear_down(quietly=True)
-    if self._script and action is not None and action == tokens_lib.decode(
-        self._script[0], self._words, self._grid):
+    if self._script and action is not None and self._is_next(action):
       self._script.pop(0)
     return self._observation(), reward, terminated, truncated, self._info()
+
+  def expand(self, action: Any) -> tuple[actions.Action, ...]:
+    """The same as tokens as a real action; none for illegal ones."""
+    action = tokens_lib.decode(action, self._words, self._grid)
+    return () if action is None else (action,)
+
+  def _is_next(self, action: actions.Action) -> bool:
+    """Whether it does what the script says, at whatever point of the cell."""
+    assert self._script
+    try:
+      return np.array_equal(self._script[0], tokens_lib.encode(
+          action, self._words, self._grid))
+    except ValueError:
+      return False
 
   def _connected(self) -> client_lib.Phone:
     if self._phone is None:
@@ -243,7 +257,8 @@ class AndroidWorldEnv(gymnasium.Env):
     return tokens_lib.observe(self._words, self._picture)
 
   def _info(self) -> dict[str, Any]:
-    info: dict[str, Any] = {'task': self._task, 'goal': self._goal}
+    info: dict[str, Any] = {
+        'task': self._task, 'instruction': self._goal}
     if self._script is not None:
       info['expert_action'] = (
           self._script[0] if self._script else tokens_lib.make_action('done'))

@@ -9,7 +9,8 @@ a step. Observation, dictionary of arrays (E elements):
   element_box [E, 4] float32  of elements where they are known, for `matches`
 
 The environment inside has `render()`, takes `actions.Action` besides its own
-actions, and has `expand(action)`: one of its own as real ones.
+actions, and has `expand(action)`: one of its own as real ones. On a phone its
+class says `platform = 'mobile'`.
 """
 
 from collections.abc import Callable
@@ -61,6 +62,7 @@ class PictureEnv(gymnasium.Wrapper):
     folder: of the store.
     capacity: pictures that the store keeps.
     convention: how coordinates are counted, see `ui_tars`.
+    platform: whose calls the model writes, likewise.
     min_pixels: of the picture as the model sees it, for 'pixels'.
     max_pixels: likewise.
 
@@ -71,11 +73,13 @@ class PictureEnv(gymnasium.Wrapper):
   def __init__(self, make_env: Callable[[], gymnasium.Env],
                folder: str | os.PathLike, *, capacity: int = 20_000,
                convention: ui_tars.Convention = 'thousand',
+               platform: ui_tars.Platform = 'desktop',
                min_pixels: int = images.MIN_PIXELS,
                max_pixels: int = images.MAX_PIXELS):
     super().__init__(make_env())
     self._store = screenshots_lib.ScreenshotStore(folder, capacity=capacity)
-    self._convention = convention
+    self._form: dict[str, Any] = {
+        'convention': convention, 'platform': platform}
     self._pixels = {'min_pixels': min_pixels, 'max_pixels': max_pixels}
     self.observation_space = spaces.Dict({
         'screenshot': spaces.Box(-1, np.iinfo(np.int32).max, (), np.int32),
@@ -114,8 +118,7 @@ class PictureEnv(gymnasium.Wrapper):
   def _read(self, text: Any) -> actions.Action | None:
     try:
       return ui_tars.decode(
-          str(text), convention=self._convention,
-          image_size=self._image_size)[1]
+          str(text), image_size=self._image_size, **self._form)[1]
     except ui_tars.UiTarsError:
       return None
 
@@ -150,12 +153,11 @@ class PictureEnv(gymnasium.Wrapper):
 
   def _write(self, action: actions.Action) -> str:
     return ui_tars.encode(
-        action, convention=self._convention, image_size=self._image_size)
+        action, image_size=self._image_size, **self._form)
 
   def _round(self, action: actions.Action) -> actions.Action:
     """The action as text can say it."""
     if action.kind == 'scroll':
       action = dataclasses.replace(action, amount=ui_tars.SCROLL_AMOUNT)
     return ui_tars.decode(
-        self._write(action), convention=self._convention,
-        image_size=self._image_size)[1]
+        self._write(action), image_size=self._image_size, **self._form)[1]

@@ -16,8 +16,8 @@ Piece = str | Sequence[int]  # plain text, or ids
 HISTORY_LENGTH = 3  # t_r
 SYSTEM = 'You are a helpful assistant.'
 
-# The computer prompt of UI-TARS; the model was trained on these words.
-UI_TARS = r"""You are a GUI agent. You are given a task and your action history, with screenshots. You need to perform the next action to complete the task. 
+# What UI-TARS was trained on, by platform.
+_DESKTOP = r"""You are a GUI agent. You are given a task and your action history, with screenshots. You need to perform the next action to complete the task. 
 
 ## Output Format
 ```
@@ -45,6 +45,33 @@ call_user() # Submit the task and call the user when the task is unsolvable, or 
 
 ## User Instruction
 """  # noqa: E501, W291
+
+_MOBILE = r"""You are a GUI agent. You are given a task and your action history, with screenshots. You need to perform the next action to complete the task. 
+## Output Format
+```
+Thought: ...
+Action: ...
+```
+## Action Space
+
+click(start_box='<|box_start|>(x1,y1)<|box_end|>')
+long_press(start_box='<|box_start|>(x1,y1)<|box_end|>')
+type(content='') #If you want to submit your input, use "\n" at the end of `content`.
+scroll(start_box='<|box_start|>(x1,y1)<|box_end|>', direction='down or up or right or left')
+open_app(app_name='')
+drag(start_box='<|box_start|>(x1,y1)<|box_end|>', end_box='<|box_start|>(x3,y3)<|box_end|>')
+press_home()
+press_back()
+finished(content='xxx') # Use escape characters \', \", and \n in content part to ensure we can parse the content in normal python string format.
+
+
+## Note
+- Use English in `Thought` part.
+- Write a small plan and finally summarize your next action (with its target element) in one sentence in `Thought` part.
+
+## User Instruction
+"""  # noqa: E501, W291
+UI_TARS = {'desktop': _DESKTOP, 'mobile': _MOBILE}
 
 
 def chat(
@@ -104,7 +131,7 @@ def ui_tars(
     past_responses: Sequence[Sequence[int]],
     *,
     num_image_tokens: int,
-    prompt: str = UI_TARS,
+    prompt: str = UI_TARS['desktop'],
 ) -> list[int]:
   """What the model reads at one step.
 

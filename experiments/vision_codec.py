@@ -1,0 +1,212 @@
+"""What the rows and the text of a vision-language policy mean.
+
+A stored row names a picture and holds the ids of a prompt:
+  prompt      [P] int32       padded with -1 on the left
+  screenshot  [] int32        number in the run's ScreenshotStore
+  state       [4] int32       equal iff picture and instruction are equal
+  element_box [E, 4] float32  of elements where they are known, for `matches`
+"""
+
+from collections.abc import Sequence
+import functools
+import sys
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from PIL import Image
+import tokenizers
+
+from experiments import checks
+from step_jax.envs import actions
+from step_jax.envs import pictures
+from step_jax.envs import ui_tars
+from step_jax.envs.osworld import screenshots as screenshots_lib
+from step_jax.policies.qwen_vl import config as config_lib
+from step_jax.policies.qwen_vl import images
+from step_jax.policies.qwen_vl import inputs as inputs_lib
+from step_jax.policies.qwen_vl import positions
+from step_jax.policies.qwen_vl import prompts
+from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
+from step_jax.policies.qwen_vl import vocabulary as vocabulary_lib
+
+STOPS = (tokenizer_lib.END, tokenizer_lib.END_OF_TEXT)
+
+_PADDING = -1
+
+
+def prompt(
+    options: ml_collections.ConfigDict, platform: ui_tars.Platform) -> str:
+  """What stands before the instruction."""
+  return prompts.UI_TARS[platform] if options.prompt == 'ui_tars' else ''
+
+
+class VisionCodec:
+  """What rows, prompts and responses mean; see `base.Codec`."""
+
+  def __init__(
+      self,
+      options: ml_collections.ConfigDict,
+      tokenizer: tokenizers.Tokenizer,
+      vocabulary: vocabulary_lib.Vocabulary,
+      config: config_lib.Config,
+      folder: str,
+      platform: ui_tars.Platform):
+    self.stops = [vocabulary.find(token) for token in STOPS]
+    self._options = options
+    self._tokenizer = tokenizer
+    self._vocabulary = vocabulary
+    self._config = config
+    self._folder = folder
+    self._platform = platform
+    self._before = prompt(options, platform)
+    self._num_patches = self._count(options.screen_size[::-1])[1]
+    self._check_fit()
+
+  def observe(
+      self, observation: Any, info: dict[str, Any], history: Any) -> Any:
+    """The row; a prompt that is too long lacks the oldest responses."""
+    length = self._options.prompt_length
+    prompt = np.full(length, _PADDING, np.int32)
+    instruction = info.get('instruction', '')
+    if info:
+      ids = self._prompt(
+          self._image_tokens(int(observation['screenshot'])), instruction,
+          list(history))
+      prompt[length - len(ids):] = ids
+    return {
+        'prompt': prompt,
+        'screenshot': observation['screenshot'],
+        'state': pictures.digest(
+            observation['digest'].tobytes() + instruction.encode()),
+        'element_box': observation['element_box']}
+
+  def remember(
+      self, history: Any, observation: Any, tokens: Any, xp: Any = np) -> Any:
+    """The last three responses, as the tokenizer's ids, oldest first."""
+    del observation, xp
+    response = self._vocabulary.widen(self._cut(tokens))
+    return (*history, response)[-prompts.HISTORY_LENGTH:]
+
+  def decode(self, row: Any, tokens: np.ndarray) -> str:
+    """The text of a response."""
+    del row
+    return self._tokenizer.decode(
+        self._vocabulary.widen(self._cut(tokens)), skip_special_tokens=False)
+
+  def encode(self, row: Any, expert_action: str) -> np.ndarray:
+    """The ids of a demonstration, and the token that ends it."""
+    del row
+    ids = [*self._vocabulary.narrow(
+        prompts.response(self._tokenizer, expert_action)), self.stops[0]]
+    length = self._options.response_length
+    if len(ids) > length:
+      raise checks.UserError(
+          f'expected demonstrations of at most policy.response_length '
+          f'{length} tokens, got {len(ids)}')
+    return np.pad(np.array(ids, np.int32), (0, length - len(ids)))
+
+  def matches(self, observation: Any, tokens: Any) -> np.ndarray:
+    """Which candidates `[..., K, L]` do what candidate 0 does."""
+    tokens = np.asarray(tokens)
+    matched = np.zeros(tokens.shape[:-1], bool)
+    for index in np.ndindex(tokens.shape[:-2]):
+      row = jax.tree.map(lambda x: np.asarray(x)[index], observation)
+      size = self._image_size(row)
+      found = [self._read(row, candidate, size) for candidate in tokens[index]]
+      boxes: Any = row['element_box'].tolist()
+      matched[index] = [
+          actions.matches(found[0], other, boxes=boxes) for other in found]
+    return matched
+
+  def load(self, observation: Any) -> inputs_lib.Inputs:
+    """Stored rows as what the model reads."""
+    prompt = np.asarray(observation['prompt'])
+    vision = self._config.vision
+    assert vision is not None
+    pixels, grids = zip(*(
+        images.to_patches(np.asarray(self._picture(number).convert('RGB')),
+                          vision, **self._pixels())
+        for number in np.asarray(observation['screenshot']).tolist()))
+    return inputs_lib.make_inputs(
+        self._config, prompt, prompt != _PADDING, np.concatenate(pixels),
+        np.stack(grids), buckets=inputs_lib.Buckets(
+            tokens=(prompt.shape[1],), images=(len(grids),),
+            patches=(self._num_patches,)))
+
+  def _prompt(
+      self, num_image_tokens: int, instruction: str,
+      history: Sequence[Sequence[int]]) -> list[int]:
+    """The model's ids of a prompt that fits."""
+    for first in range(len(history) + 1):
+      ids = self._vocabulary.narrow(prompts.ui_tars(
+          self._tokenizer, instruction, history[first:],
+          num_image_tokens=num_image_tokens,
+          prompt=self._before))
+      if len(ids) <= self._options.prompt_length:
+        return ids
+    raise checks.UserError(
+        f'expected picture and prompt to take at most policy.prompt_length '
+        f'{self._options.prompt_length} tokens, got {len(ids)}, '
+        f'{num_image_tokens} of them the picture, with the instruction '
+        f'{instruction[:60]!r}')
+
+  def _check_fit(self) -> None:
+    """Refuses sizes of which it is clear that nothing will fit."""
+    self._prompt(self._count(self._options.screen_size[::-1])[0], '', [])
+
+  def _image_tokens(self, number: int) -> int:
+    picture = self._picture(number)
+    num_tokens, num_patches = self._count(picture.size[::-1])
+    if num_patches > self._num_patches:
+      raise checks.UserError(
+          f'expected pictures of policy.screen_size '
+          f'{tuple(self._options.screen_size)} or smaller, got {picture.size}')
+    return num_tokens
+
+  def _count(self, size: Sequence[int]) -> tuple[int, int]:
+    """Tokens and patches of a picture of (height, width)."""
+    vision = self._config.vision
+    assert vision is not None
+    height, width = images.smart_resize(
+        *size, factor=vision.patch_size * vision.merge_size, **self._pixels())
+    grid = np.array(
+        [1, height // vision.patch_size, width // vision.patch_size])
+    return images.num_tokens(grid, vision.merge_size), (
+        positions.padded_patches(
+            grid[None], merge_size=vision.merge_size, window=vision.window))
+
+  def _pixels(self) -> dict[str, int]:
+    return {name: self._options[name] for name in ('min_pixels', 'max_pixels')}
+
+  @functools.cached_property
+  def _store(self) -> screenshots_lib.ScreenshotStore:
+    # Those who write pictures remove the oldest.
+    return screenshots_lib.ScreenshotStore(self._folder, capacity=sys.maxsize)
+
+  def _picture(self, number: int) -> Image.Image:
+    return self._store.get(number)
+
+  def _cut(self, tokens: Any) -> list[int]:
+    """A response without the token that ends it and what follows."""
+    ids = np.asarray(tokens).tolist()
+    ends = [place for place, token in enumerate(ids) if token in self.stops]
+    return ids[:ends[0]] if ends else ids
+
+  def _image_size(self, row: Any) -> tuple[int, int] | None:
+    """Width and height as the model sees them, where coordinates need them."""
+    if self._options.convention != 'pixels':
+      return None
+    height, width = images.smart_resize(
+        *self._picture(int(row['screenshot'])).size[::-1], **self._pixels())
+    return width, height
+
+  def _read(self, row: Any, tokens: np.ndarray, size: tuple[int, int] | None
+            ) -> actions.Action | None:
+    try:
+      return ui_tars.decode(
+          self.decode(row, tokens), convention=self._options.convention,
+          image_size=size, platform=self._platform)[1]
+    except ui_tars.UiTarsError:
+      return None
