@@ -80,10 +80,10 @@ def _on_fake_phones(
   """A run in miniature: 12 tasks of 3 to 5 steps in three apps."""
   _set_grid_policy(config)
   config.num_rounds = 40
-  config.num_base_tasks = 12  # Q, all of them
-  config.group_size = 8  # G
+  config.num_base_tasks = 36  # Q, three episodes of each task
+  config.group_size = 4  # G: screens are worth more than copies
   config.max_steps = 8  # T
-  config.optimizer.learning_rate = 2.5e-4  # of a 0.2 M network
+  config.optimizer.learning_rate = 1e-4  # of a 0.2 M network
   config.optimizer.warmup_rounds = 2
   config.optimizer.decay_rounds = 40  # of num_rounds
   config.env.name = 'tests.fake_phone_env:FakePhoneEnv'

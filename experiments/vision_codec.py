@@ -3,6 +3,7 @@
 A stored row names a picture and holds the ids of a prompt:
   prompt      [P] int32       padded with -1 on the left
   screenshot  [] int32        number in the run's ScreenshotStore
+  size        [2] int32       width and height of the picture
   state       [4] int32       equal iff picture and instruction are equal
   element_box [E, 4] float32  of elements where they are known, for `matches`
 """
@@ -15,7 +16,6 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-from PIL import Image
 import tokenizers
 
 from experiments import checks
@@ -72,12 +72,13 @@ class VisionCodec:
     instruction = info.get('instruction', '')
     if info:
       ids = self._prompt(
-          self._image_tokens(int(observation['screenshot'])), instruction,
+          self._image_tokens(observation['size']), instruction,
           list(history))
       prompt[length - len(ids):] = ids
     return {
         'prompt': prompt,
         'screenshot': observation['screenshot'],
+        'size': observation['size'],
         'state': pictures.digest(
             observation['digest'].tobytes() + instruction.encode()),
         'element_box': observation['element_box']}
@@ -126,7 +127,7 @@ class VisionCodec:
     vision = self._config.vision
     assert vision is not None
     pixels, grids = zip(*(
-        images.to_patches(np.asarray(self._picture(number).convert('RGB')),
+        images.to_patches(np.asarray(self._store.get(number).convert('RGB')),
                           vision, **self._pixels())
         for number in np.asarray(observation['screenshot']).tolist()))
     return inputs_lib.make_inputs(
@@ -156,13 +157,13 @@ class VisionCodec:
     """Refuses sizes of which it is clear that nothing will fit."""
     self._prompt(self._count(self._options.screen_size[::-1])[0], '', [])
 
-  def _image_tokens(self, number: int) -> int:
-    picture = self._picture(number)
-    num_tokens, num_patches = self._count(picture.size[::-1])
+  def _image_tokens(self, size: np.ndarray) -> int:
+    num_tokens, num_patches = self._count(size[::-1].tolist())
     if num_patches > self._num_patches:
       raise checks.UserError(
           f'expected pictures of policy.screen_size '
-          f'{tuple(self._options.screen_size)} or smaller, got {picture.size}')
+          f'{tuple(self._options.screen_size)} or smaller, got '
+          f'{tuple(size.tolist())}')
     return num_tokens
 
   def _count(self, size: Sequence[int]) -> tuple[int, int]:
@@ -185,9 +186,6 @@ class VisionCodec:
     # Those who write pictures remove the oldest.
     return screenshots_lib.ScreenshotStore(self._folder, capacity=sys.maxsize)
 
-  def _picture(self, number: int) -> Image.Image:
-    return self._store.get(number)
-
   def _cut(self, tokens: Any) -> list[int]:
     """A response without the token that ends it and what follows."""
     ids = np.asarray(tokens).tolist()
@@ -199,7 +197,7 @@ class VisionCodec:
     if self._options.convention != 'pixels':
       return None
     height, width = images.smart_resize(
-        *self._picture(int(row['screenshot'])).size[::-1], **self._pixels())
+        *row['size'][::-1].tolist(), **self._pixels())
     return width, height
 
   def _read(self, row: Any, tokens: np.ndarray, size: tuple[int, int] | None

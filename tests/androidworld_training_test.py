@@ -115,7 +115,15 @@ def test_the_environment_brings_its_own_phone():
   assert env._server.poll() is not None
 
 
-def test_phones_that_do_not_answer_are_a_user_mistake(tmp_path):
+def test_phones_that_do_not_answer_are_a_user_mistake(tmp_path, monkeypatch):
+  make_setup = train.make_setup
+
+  def make(config, world):
+    setup = make_setup(config, world)
+    return setup._replace(policy=setup.policy._replace(
+        init=lambda key: pytest.fail('it is told before anything takes long')))
+
+  monkeypatch.setattr(train, 'make_setup', make)
   config = config_lib.get_config()
   config.policy.width = 16
   with config.unlocked():

@@ -52,6 +52,7 @@ def test_what_is_seen_is_in_the_store(env, tmp_path):
   assert {name: (x.shape, x.dtype) for name, x in observation.items()} == {
       name: (x.shape, x.dtype) for name, x in pictures.example().items()}
   first = int(observation['screenshot'])
+  assert observation['size'].tolist() == [56, 56]
   left, top = env.unwrapped.corner
   after = env.step(_click(env))[0]
   store = screenshots.ScreenshotStore(tmp_path)
@@ -170,7 +171,8 @@ def test_scripted_solutions_in_a_browser_work_as_text(task, tmp_path):
         done = any(ends)
       assert reward == 1.
     store = screenshots.ScreenshotStore(tmp_path)
-    assert store.get(int(observation['screenshot'])).size == (160, 210)
+    assert store.get(int(observation['screenshot'])).size == (160, 210) == (
+        tuple(observation['size'].tolist()))
   finally:
     env.close()
 

@@ -66,8 +66,10 @@ def made_tokenizer():
 
 
 def _observe(codec, number, instruction='Do click.', history=None):
+  size = codec.observe.__self__._store.get(number).size
   observation = pictures.example() | {
       'screenshot': np.array(number, np.int32),
+      'size': np.array(size, np.int32),
       'digest': np.full(4, number, np.int32)}
   return codec.observe(
       observation, {'instruction': instruction},

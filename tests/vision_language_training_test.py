@@ -167,7 +167,7 @@ def test_the_paper_s_experiment_runs_on_a_fake_phone(tmp_path):
   _, codec = policies.make_policy(config, world)
   text = "Action: long_press(start_box='<|box_start|>(1,2)<|box_end|>')"
   tokens = np.concatenate([codec.encode(None, text)] * 2).reshape(1, 2, -1)
-  row = {'element_box': np.zeros((1, 48, 4)), 'screenshot': np.zeros(1)}
+  row = {'element_box': np.zeros((1, 48, 4))}
   assert codec.matches(row, tokens).all(), 'it reads the calls of a phone'
 
 

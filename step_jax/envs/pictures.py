@@ -5,6 +5,7 @@ writes is read as UI-TARS does; what cannot be read does nothing and counts as
 a step. Observation, dictionary of arrays (E elements):
 
   screenshot  [] int32        number of the picture in the store
+  size        [2] int32       its width and height
   digest      [4] int32       equal iff the pictures are equal
   element_box [E, 4] float32  of elements where they are known, for `matches`
 
@@ -39,6 +40,7 @@ def example() -> base.Observation:
   """An observation, for shapes."""
   return {
       'screenshot': np.array(-1, np.int32),
+      'size': np.zeros(2, np.int32),
       'digest': np.zeros(_NUM_WORDS, np.int32),
       _BOXES: np.zeros((base.MAX_ELEMENTS, 4), np.float32)}
 
@@ -83,6 +85,7 @@ class PictureEnv(gymnasium.Wrapper):
     self._pixels = {'min_pixels': min_pixels, 'max_pixels': max_pixels}
     self.observation_space = spaces.Dict({
         'screenshot': spaces.Box(-1, np.iinfo(np.int32).max, (), np.int32),
+        'size': spaces.Box(0, np.iinfo(np.int32).max, (2,), np.int32),
         'digest': spaces.Box(
             np.iinfo(np.int32).min, np.iinfo(np.int32).max, (_NUM_WORDS,),
             np.int32),
@@ -135,6 +138,7 @@ class PictureEnv(gymnasium.Wrapper):
     self._image_size = width, height
     self._seen = example() | {
         'screenshot': np.array(self._store.put(file.getvalue()), np.int32),
+        'size': np.array(picture.shape[1::-1], np.int32),
         'digest': digest(repr(picture.shape).encode() + picture.tobytes())}
     if _BOXES in observation:
       self._seen[_BOXES] = observation[_BOXES]
