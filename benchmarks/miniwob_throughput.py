@@ -24,7 +24,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from configs import miniwob as miniwob_config  # noqa: E402
-from experiments import train  # noqa: E402
+from experiments import setups  # noqa: E402
 from experiments import worlds  # noqa: E402
 from step_jax import rollout  # noqa: E402
 from step_jax import workers  # noqa: E402
@@ -106,7 +106,7 @@ def main(_):
   config = miniwob_config.get_config()
   config.env.num_workers = _WORKERS.value
   config.policy.acting_batch_size = _WORKERS.value
-  setup = train.make_setup(config, worlds.make_world(config))
+  setup = setups.make_setup(config, worlds.make_world(config))
   player = rollout.Player(
       setup.policy.init(jax.random.key(0)), jax.random.key(1),
       config.temperature)

@@ -27,7 +27,8 @@ import numpy as np  # noqa: E402
 
 from experiments import collectors  # noqa: E402
 from experiments import progress as progress_lib  # noqa: E402
-from experiments import train  # noqa: E402
+from experiments import rounds  # noqa: E402
+from experiments import setups  # noqa: E402
 from experiments import warm_start  # noqa: E402
 from experiments import worlds  # noqa: E402
 from step_jax import credit  # noqa: E402
@@ -82,14 +83,14 @@ def _round_seconds(setup, params, collect):
   chosen = {name: setup._replace(method=credit.METHODS[name])
             for name in _METHODS.value}
   states = {
-      name: train.RunState(
+      name: rounds.RunState(
           setup.learner.init(jax.tree.map(jnp.copy, params)),
           jnp.zeros(len(setup.world.tasks)))
       for name in chosen}
   rows = {name: [] for name in chosen}
   for round_index in range(_ROUNDS.value + 1):
     for name, its in chosen.items():
-      states[name], row = train.play_round(
+      states[name], row = rounds.play_round(
           its, states[name], round_index, collect)
       rows[name].append((
           row['rollout_seconds'], row['update_seconds'],
@@ -106,7 +107,7 @@ def _round_seconds(setup, params, collect):
 def main(_):
   """Prints the costs of steps, then the seconds of rounds."""
   config = _CONFIG.value
-  setup = train.make_setup(config, worlds.make_world(config))
+  setup = setups.make_setup(config, worlds.make_world(config))
   progress = progress_lib.RunProgress(0)
   with collectors.open_collector(setup, progress, lambda: False) as collect:
     params = warm_start.warm_start(

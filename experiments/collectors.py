@@ -59,7 +59,7 @@ def open_collector(
   """Starts the environments of a run; they end with the context.
 
   Args:
-    setup: `train.Setup` of the run.
+    setup: `setups.Setup` of the run.
     progress: told of episodes that ended.
     should_stop: asked now and then; True raises KeyboardInterrupt.
 
@@ -101,7 +101,7 @@ def _in_processes(
 
 def simulated(
     setup: Any, should_stop: Callable[[], bool] = lambda: False) -> Collector:
-  """Plays in the world's simulator; `setup` is a `train.Setup`."""
+  """Plays in the world's simulator; `setup` is a `setups.Setup`."""
   by_policy, by_expert = (
       simulation.make_simulate(
           setup.world.simulator, policy, setup.codec,

@@ -94,10 +94,10 @@ def train_once(run: Run, workdir: pathlib.Path) -> None:
   """Trains and evaluates one run, and writes its numbers."""
   import jax.numpy as jnp
 
-  from experiments import train
+  from experiments import rounds
 
   setup, params, collect = _setup(run, workdir)
-  state = train.RunState(
+  state = rounds.RunState(
       setup.learner.init(params), jnp.zeros(len(setup.world.tasks)))
   evaluations, rows = [], []
   eval_every = NUM_ROUNDS if run.part == 'sweep' else EVAL_EVERY
@@ -108,7 +108,7 @@ def train_once(run: Run, workdir: pathlib.Path) -> None:
           *_evaluate(setup, state.learner.params, collect), record))
     if round_index == NUM_ROUNDS:
       break
-    state, row = train.play_round(setup, state, round_index, collect)
+    state, row = rounds.play_round(setup, state, round_index, collect)
     succeeded = row['successes_per_task']
     rows.append([
         succeeded[record > _MASTERED].sum() / max(succeeded.sum(), 1),
@@ -169,10 +169,10 @@ def _setup(run: Run, workdir: pathlib.Path) -> tuple[Any, Any, Any]:
 
 @functools.cache
 def _learner(workdir: pathlib.Path, learning_rate: float) -> Any:
-  from experiments import train
+  from experiments import setups
   config = _config('step', 0)
   config.optimizer.learning_rate = learning_rate
-  return train.make_learner(config, _shared(workdir)[0].policy)
+  return setups.make_learner(config, _shared(workdir)[0].policy)
 
 
 @functools.cache
@@ -180,7 +180,7 @@ def _shared(workdir: pathlib.Path) -> tuple[Any, Any, Any]:
   import jax
 
   from experiments import collectors
-  from experiments import train
+  from experiments import setups
   from experiments import warm_start
   from experiments import worlds
 
@@ -188,7 +188,7 @@ def _shared(workdir: pathlib.Path) -> tuple[Any, Any, Any]:
   world = worlds.make_world(config)
   # Training tasks come first among all, so one simulator plays both.
   everything = worlds.make_world(config, 'all')
-  setup = train.make_setup(
+  setup = setups.make_setup(
       config, world._replace(simulator=everything.simulator))
   collect = collectors.simulated(setup)
   os.environ['XDG_CACHE_HOME'] = str(workdir / 'cache')

@@ -275,8 +275,14 @@ def with_groups(
 ) -> types.RoundBatch:
   """Puts groups in the place of the `low` steps.
 
-  `drawn`: their actions, log-probs and token masks `[S, K, L]`, candidate 0
-  being the original; `agree`: `[S, K]` bool, which candidates match it.
+  Args:
+    singles, low: as in `augment_steps`.
+    drawn: actions, log-probs and token masks, each `[S, K, L]`, candidate 0
+      being the original.
+    agree: `[S, K]` bool, which candidates match the original.
+
+  Returns:
+    The round's batch, as from `augment_steps`.
   """
   mask = jnp.broadcast_to(low[:, None], agree.shape)
   groups = types.StepBatch(
@@ -293,7 +299,16 @@ def with_groups(
 def without_groups(
     singles: types.StepBatch, *, method: Method, max_steps: int
 ) -> types.RoundBatch:
-  """The round's batch of a method without step-level groups."""
+  """The round's batch of a method without step-level groups.
+
+  Args:
+    singles: K = 1, S = B*T, from `assign_credit`.
+    method: an entry of `METHODS`.
+    max_steps: T.
+
+  Returns:
+    The singles; with `method.trajectory_mean`, a trajectory is one unit.
+  """
   rows = jnp.arange(singles.mask.shape[0])
   return types.RoundBatch(
       singles=singles, groups=None,

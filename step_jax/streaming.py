@@ -49,17 +49,11 @@ def make_learner(
   `update` takes a batch with stored observations. Loaded batches on their way
   to the device are bounded, too: it waits for each micro-batch.
 
+  For what is not told here, see `learner.make_learner`.
+
   Args:
-    log_prob_fn: as there; reads loaded observations.
-    optimizer: as there.
+    log_prob_fn: reads loaded observations.
     load: see above.
-    num_epochs: as there, and so are all that follow.
-
-  Returns:
-    The `Learner`.
-
-  Raises:
-    ValueError: if a count is less than 1, or the cap is negative.
   """
   updates.check_options(
       num_epochs, num_minibatches, micro_batch_size, importance_cap)
@@ -167,21 +161,16 @@ def imitate(
 ) -> tuple[Any, np.ndarray]:
   """`imitation.imitate` from the host, of the same rows in the same order.
 
+  For what is not told here, see `imitation.imitate`.
+
   Args:
-    rng_key: key of the order in which steps are visited.
-    params: fresh parameters; donated.
-    observations: pytree of `[S, ...]`, stored.
-    tokens: `[S, L]` int32.
-    log_prob_fn: a policy's `log_prob`; reads loaded observations.
+    observations: stored ones.
+    log_prob_fn: reads loaded observations.
     load: see above.
-    num_steps: AdamW steps, with a cosine decay of the learning rate to 0.
-    batch_size: steps sampled, with replacement, for each.
-    learning_rate: the first one.
-    temperature: of the distribution that is fitted.
     on_step: told the number of steps taken, and the last one's loss.
 
   Returns:
-    `(params, losses [num_steps])`, negative log-likelihood a step.
+    As there, with the losses in numpy.
   """
   observations, tokens = jax.device_get((observations, tokens))
   optimizer = imitation.make_optimizer(learning_rate, num_steps)

@@ -7,6 +7,8 @@ import pytest
 
 from configs import androidworld as config_lib
 from experiments import checks
+from experiments import rounds
+from experiments import setups as setups_lib
 from experiments import train
 from tests import fake_phone
 from tests import fake_phone_env
@@ -46,7 +48,7 @@ def _run(workdir, monkeypatch, failures):
 
   On one, since another would play all of the round while a worker starts anew.
   """
-  play_round = train.play_round
+  play_round = rounds.play_round
 
   def play(setup, state, round_index, collect):
     if round_index == 0:
@@ -60,9 +62,9 @@ def _run(workdir, monkeypatch, failures):
     config = _config()
     with config.unlocked():
       config.env.arguments.addresses = (phone.address,)
-    monkeypatch.setattr(train, 'play_round', play)
+    monkeypatch.setattr(rounds, 'play_round', play)
     train.train(config, workdir)
-  monkeypatch.setattr(train, 'play_round', play_round)
+  monkeypatch.setattr(rounds, 'play_round', play_round)
   return [json.loads(line) for line in (
       workdir / 'metrics.jsonl').read_text().splitlines()]
 
@@ -71,7 +73,7 @@ def test_a_run_on_phones_that_break_equals_one_on_phones_that_do_not(
     tmp_path, monkeypatch):
   """So nothing that broke was counted as the agent's failure, or at all."""
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-  make_setup = train.make_setup
+  make_setup = setups_lib.make_setup
   setups = []
 
   def make_setup_once(config, world):  # to compile only once
@@ -81,7 +83,7 @@ def test_a_run_on_phones_that_break_equals_one_on_phones_that_do_not(
           init=jax.jit(setup.policy.init))))
     return setups[0]._replace(config=config, world=world)
 
-  monkeypatch.setattr(train, 'make_setup', make_setup_once)
+  monkeypatch.setattr(setups_lib, 'make_setup', make_setup_once)
   broken = _run(tmp_path / 'broken', monkeypatch, _FAILURES)
   sound = _run(tmp_path / 'sound', monkeypatch, {})
   assert [row['environment_failures'] for row in broken + sound] == [
@@ -116,14 +118,14 @@ def test_the_environment_brings_its_own_phone():
 
 
 def test_phones_that_do_not_answer_are_a_user_mistake(tmp_path, monkeypatch):
-  make_setup = train.make_setup
+  make_setup = setups_lib.make_setup
 
   def make(config, world):
     setup = make_setup(config, world)
     return setup._replace(policy=setup.policy._replace(
         init=lambda key: pytest.fail('it is told before anything takes long')))
 
-  monkeypatch.setattr(train, 'make_setup', make)
+  monkeypatch.setattr(setups_lib, 'make_setup', make)
   config = config_lib.get_config()
   config.policy.width = 16
   with config.unlocked():

@@ -18,15 +18,16 @@ _CLOCKS = {'seconds', 'rollout_seconds', 'update_seconds', 'compilations'}
 # after its trajectories were collected.
 _PROGRAM = """
 import os, pathlib, signal, sys
+from experiments import rounds as rounds_lib
 from experiments import train
 from tests import desk_training_test
-assign, rounds = train._assign, []
+assign, rounds = rounds_lib._assign, []
 def assign_or_die(*args):
   if len(rounds) == int(sys.argv[2]):
     os.kill(os.getpid(), signal.SIGKILL)
   rounds.append(args)
   return assign(*args)
-train._assign = assign_or_die
+rounds_lib._assign = assign_or_die
 train.train(desk_training_test.make_config(), pathlib.Path(sys.argv[1]))
 """
 

@@ -13,6 +13,9 @@ import pytest
 from experiments import checks
 from experiments import evaluate as evaluate_lib
 from experiments import redrawing
+from experiments import rounds as rounds_lib
+from experiments import setups as setups_lib
+from experiments import stopping
 from experiments import train
 from experiments import warm_start
 from experiments import worlds
@@ -47,7 +50,7 @@ class _Pool(fake_world.LocalPool):
 def prepared_host(tmp_path_factory):
   """Plays in this process, and compiles what runs share only once."""
   setups = {}
-  make_setup, start = train.make_setup, train._start
+  make_setup, start = setups_lib.make_setup, train._start
 
   def make_shared_setup(config, world):
     shared = json.dumps([
@@ -62,7 +65,7 @@ def prepared_host(tmp_path_factory):
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
-    patch.setattr(train, 'make_setup', make_shared_setup)
+    patch.setattr(setups_lib, 'make_setup', make_shared_setup)
     patch.setattr(train, '_start', lambda *args: jax.device_put(
         start(*args), jax.devices()[0]))  # as a restored state is placed
     patch.setattr(worlds, 'make_pool', lambda world, config: _Pool(
@@ -246,7 +249,7 @@ def _interrupt(patch, workdir, num_rounds, phase):
     return event
 
   patch.setattr(_Pool, '_advance', spy)
-  patch.setattr(train.StopRequest, '__call__', lambda _: len(ended) > 2)
+  patch.setattr(stopping.StopRequest, '__call__', lambda _: len(ended) > 2)
 
 
 def test_rounds_later_than_the_checkpoint_are_played_again(run, tmp_path):
@@ -400,7 +403,7 @@ def test_dapo_stopped_between_its_waves_goes_on_where_it_was(
 
   with monkeypatch.context() as patch:
     patch.setattr(redrawing, 'redraw_tasks', spy)
-    patch.setattr(train.StopRequest, '__call__', lambda _: len(calls) == 2)
+    patch.setattr(stopping.StopRequest, '__call__', lambda _: len(calls) == 2)
     with pytest.raises(KeyboardInterrupt):
       train.train(_dapo(), tmp_path)
   assert len(_rows(tmp_path)) == 1
@@ -425,7 +428,7 @@ def test_smoothing_by_ema(tmp_path, monkeypatch):
 def _spy_on_rounds(monkeypatch, change=None):
   """Lists (learner state, trajectory) of each round; may change a batch."""
   rounds = []
-  assign = train._assign
+  assign = rounds_lib._assign
 
   def spy(setup, state, trajectory, key):
     rounds.append((jax.device_get(state.learner), trajectory))
@@ -434,7 +437,7 @@ def _spy_on_rounds(monkeypatch, change=None):
       batch = change(len(rounds) - 1, batch)
     return batch, *rest
 
-  monkeypatch.setattr(train, '_assign', spy)
+  monkeypatch.setattr(rounds_lib, '_assign', spy)
   return rounds
 
 
@@ -629,7 +632,7 @@ def test_the_learning_rate_over_the_rounds(decay_rounds, last):
       'optimizer.learning_rate': 1e-3, 'optimizer.warmup_rounds': 1,
       'optimizer.decay_rounds': decay_rounds})
   assert config.optimizer.num_minibatches == 2
-  schedule = train.make_schedule(config.optimizer)
+  schedule = setups_lib.make_schedule(config.optimizer)
   np.testing.assert_allclose(
       [schedule(step) for step in (0, 1, 2, 10, 100)],
       [1e-3 / 3, 2e-3 / 3, 1e-3, last, last], rtol=1e-5)
@@ -640,7 +643,7 @@ def test_the_learning_rate_over_the_rounds(decay_rounds, last):
 def test_signals_are_requests_and_the_second_is_immediate(capsys):
   import signal
   previous = signal.getsignal(signal.SIGINT)
-  with train.StopRequest() as stop:
+  with stopping.StopRequest() as stop:
     assert not stop()
     signal.raise_signal(signal.SIGINT)
     assert stop()
@@ -648,6 +651,6 @@ def test_signals_are_requests_and_the_second_is_immediate(capsys):
       signal.raise_signal(signal.SIGINT)
   assert signal.getsignal(signal.SIGINT) is previous
   assert capsys.readouterr().err.count('\n') == 1
-  with contextlib.suppress(KeyboardInterrupt), train.StopRequest() as stop:
+  with contextlib.suppress(KeyboardInterrupt), stopping.StopRequest() as stop:
     signal.raise_signal(signal.SIGTERM)
     assert stop()

@@ -10,7 +10,11 @@ import pytest
 from configs import androidworld as androidworld_config
 from configs import osworld as osworld_config
 from experiments import checks
+from experiments import collectors
 from experiments import policies
+from experiments import progress as progress_lib
+from experiments import setups
+from experiments import stopping
 from experiments import train
 from experiments import warm_start
 from experiments import worlds
@@ -75,12 +79,12 @@ def test_a_run_trains_and_can_be_resumed(tmp_path, capsys):
 def test_imitation_fits_the_demonstrations(tmp_path):
   config = _config()
   world = worlds.make_world(config, workdir=tmp_path)
-  setup = train.make_setup(config, world)
+  setup = setups.make_setup(config, world)
   said = []
   params = setup.policy.init(jax.random.key(0))
-  with train.StopRequest() as stop, train.progress_lib.RunProgress(
-      1) as progress, train.collectors.open_collector(
-          setup, progress, stop) as collect:
+  with (stopping.StopRequest() as stop,
+        progress_lib.RunProgress(1) as progress,
+        collectors.open_collector(setup, progress, stop) as collect):
     collect = functools.partial(collect, name='warm start')
     fitted = warm_start.warm_start(
         config, world, setup.policy, params, collect, said.append)

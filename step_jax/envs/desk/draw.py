@@ -67,7 +67,12 @@ def draw(
 
 
 def describe(observation: Mapping[str, Any], tokens: Any) -> str:
-  """An action in words, such as 'type amber'."""
+  """An action in words, such as 'type amber'.
+
+  Args:
+    observation: of `simulator.observe`, unbatched, before the action.
+    tokens: `[3]` int: verb, element and instruction word.
+  """
   verb, place, position = (int(token) for token in tokens)
   words = [element.VERBS[verb].replace('_', ' ')]
   if element.USES_WORD[verb]:

@@ -28,7 +28,14 @@ _solve = jax.jit(simulator.solve)
 
 def make_simulator(
     tasks: Sequence[str], max_steps: int) -> simulation.Simulator:
-  """The pure functions of Desk for some tasks, numbered as given.
+  """The pure functions of Desk for some tasks.
+
+  Args:
+    tasks: names, of TRAIN_TASKS or HELD_OUT_TASKS or both.
+    max_steps: T.
+
+  Returns:
+    `simulator.reset`, `step` and `solve`; a task is its index in `tasks`.
 
   Raises:
     ValueError: for an unknown task.

@@ -42,12 +42,27 @@ class Field:
     return Field(self.path, self.name + inner)
 
   def error(self, expected: str, value: Any) -> TaskError:
+    """Makes the error that the caller raises.
+
+    Args:
+      expected: in words, after 'expected'.
+      value: what the file has in this place.
+    """
     return TaskError(f'{self.path}: {self.name or "file"}: expected '
                      f'{expected}, got {reprlib.repr(value)}')
 
 
 def check_kind(value: Any, kind: str, field: Field) -> None:
-  """Raises TaskError unless a value is of a kind of _KINDS."""
+  """Checks the kind of a value.
+
+  Args:
+    value: as read from JSON.
+    kind: a key of `_KINDS`, which tells what each allows.
+    field: where the value stands.
+
+  Raises:
+    TaskError: for a value of another kind.
+  """
   good = {
       'text': lambda: isinstance(value, str) and value != '',
       'texts': lambda: _is_texts(value),
@@ -75,7 +90,13 @@ def _is_number(value: Any) -> bool:
 def check_fields(value: Any, field: Field, *,
                  required: Mapping[str, str] | None = None,
                  optional: Mapping[str, str] | None = None) -> None:
-  """Checks an object whose fields are all known; kinds as in `check_kind`.
+  """Checks an object whose fields are all known.
+
+  Args:
+    value: as read from JSON.
+    field: where the value stands.
+    required: `{name: kind}`, kinds as in `check_kind`.
+    optional: likewise, of the fields that may be missing.
 
   Raises:
     TaskError: for a field that is missing, unknown, or of another kind.
@@ -96,13 +117,31 @@ def check_fields(value: Any, field: Field, *,
 
 def check_choice(value: Any, choices: Mapping[str, Any] | tuple[str, ...],
                  field: Field) -> None:
-  """Raises TaskError unless a value is one of the choices."""
+  """Checks that a value is one of some texts.
+
+  Args:
+    value: as read from JSON.
+    choices: the texts; those of a mapping are its keys.
+    field: where the value stands.
+
+  Raises:
+    TaskError: for anything else.
+  """
   if not isinstance(value, str) or value not in choices:
     raise field.error(f'one of {", ".join(choices)}', value)
 
 
 def check_source(value: Any, field: Field) -> None:
-  """Checks a URL to read from: of the web, or file://NAME beside the task."""
+  """Checks a URL to read from.
+
+  Args:
+    value: http://..., https://..., or file://NAME with a NAME as in
+      `check_local`.
+    field: where the value stands.
+
+  Raises:
+    TaskError: for anything else, or a file that is not there.
+  """
   check_kind(value, 'text', field)
   if value.startswith(_FILE):
     check_local(value.removeprefix(_FILE), field)
@@ -111,7 +150,15 @@ def check_source(value: Any, field: Field) -> None:
 
 
 def check_local(value: Any, field: Field) -> None:
-  """Checks the name of a file in the folder of the task file, or below."""
+  """Checks the name of a file in the folder of the task file, or below.
+
+  Args:
+    value: a path relative to that folder.
+    field: where the value stands; its `path` is the task file.
+
+  Raises:
+    TaskError: for anything else, or a file that is not there.
+  """
   check_kind(value, 'text', field)
   folder = field.path.parent.resolve()
   path = (folder / value).resolve()

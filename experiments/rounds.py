@@ -1,0 +1,152 @@
+"""One round: propose tasks, collect trajectories, assign credit, draw, update.
+
+Keys are re-derived from (seed, round), so a resumed run equals an
+uninterrupted one wherever the environment is deterministic.
+"""
+
+from collections.abc import Callable
+import functools
+import sys
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import checks
+from experiments import collectors
+from experiments import policies
+from experiments import redrawing
+from experiments import setups
+from experiments import worlds
+from step_jax import credit
+from step_jax import rollout
+from step_jax import streaming
+from step_jax import types
+from step_jax.policies import base
+
+
+class RunState(NamedTuple):
+  """What a checkpoint holds, but for the number of completed rounds."""
+  learner: types.LearnerState
+  success_rate: jax.Array  # [N] s_hat
+
+
+def play_round(
+    setup: setups.Setup,
+    state: RunState,
+    round_index: int,
+    collect: collectors.Collector,
+) -> tuple[RunState, dict[str, Any]]:
+  """One round; returns the new state and what is written down of it."""
+  started = time.monotonic()
+  config, num_tasks = setup.config, len(setup.world.tasks)
+  key = jax.random.fold_in(jax.random.key(config.seed), round_index)
+  task_key, rollout_key = jax.random.split(key)
+  base_ids = worlds.base_task_ids(
+      config.seed, round_index, config.num_base_tasks, num_tasks)
+  collection = _collect_round(
+      setup, state, round_index, base_ids, task_key, rollout_key, collect)
+  trajectory = collection.trajectory
+  total, valid = trajectory.valid.size, int(trajectory.valid.sum())
+  if 2 * valid < total:
+    raise checks.RunError(
+        f'{total - valid} of {total} trajectories of round '
+        f'{round_index} were lost to environment failures; see to the '
+        'environments, then resume with the same command.')
+
+  collected = time.monotonic()
+  batch, success_rate, augmented = _assign(
+      setup, state, trajectory, rollout_key)
+  new_learner, results = setup.learner.update(state.learner, batch)
+  results = jax.device_get(results)
+  if not results.pop('finite'):
+    print(f'The update of round {round_index} was refused: a gradient is not '
+          'finite; parameters and optimiser state are kept.', file=sys.stderr)
+  now = time.monotonic()
+  return RunState(new_learner, success_rate), {
+      'round': round_index,
+      'seconds': now - started,
+      'rollout_seconds': collected - started,
+      'update_seconds': now - collected,
+      'success_rate': trajectory.successes.sum() / valid,
+      'tasks_above_60': int((success_rate > 0.6).sum()),
+      'replaced_fraction': np.mean(
+          trajectory.task_ids != np.repeat(base_ids, config.group_size)),
+      'trajectories': total,
+      'valid_trajectories': valid,
+      'environment_failures': collection.environment_failures,
+      'environment_steps': collection.environment_steps,
+      'augmented_steps': augmented,
+      'slots_per_task': np.bincount(
+          trajectory.task_ids, minlength=num_tasks),
+      'successes_per_task': np.bincount(
+          trajectory.task_ids, trajectory.successes, num_tasks).astype(int),
+  } | results
+
+
+def _collect_round(
+    setup: setups.Setup,
+    state: RunState,
+    round_index: int,
+    base_ids: np.ndarray,
+    task_key: jax.Array,
+    rollout_key: jax.Array,
+    collect: collectors.Collector,
+) -> rollout.Collection:
+  """The round's Q*G trajectories, of the tasks that the method proposes."""
+  config, method = setup.config, setup.method
+
+  def play(key, task_ids):
+    jobs = collectors.make_jobs(
+        config.seed, round_index, task_ids,
+        np.zeros(0, int) if method.redraw else base_ids)
+    player = rollout.Player(state.learner.params, key, config.temperature)
+    return collect(jobs, player, name=f'round {round_index}')
+
+  if method.redraw:
+    num_tasks = len(setup.world.tasks)
+    later_ids = worlds.task_order(
+        config.seed, round_index + 1, config.num_base_tasks, num_tasks)
+    return redrawing.collect(
+        rollout_key, base_ids, later_ids, play,
+        group_size=config.group_size, num_tasks=num_tasks)
+  return play(rollout_key, np.asarray(credit.propose_tasks(
+      task_key, base_ids, state.success_rate, method=method,
+      group_size=config.group_size, threshold=config.threshold,
+      sharpness=config.sharpness)))
+
+
+def _assign(
+    setup: setups.Setup, state: RunState, trajectory: types.Trajectory,
+    rollout_key: jax.Array,
+) -> tuple[types.RoundBatch, jax.Array, int]:
+  """The round's batch, the new record and the number of augmented steps."""
+  config, method = setup.config, setup.method
+  singles, low, success_rate = credit.assign_credit(
+      trajectory, state.success_rate, method=method,
+      group_size=config.group_size, low_threshold=config.low_threshold,
+      ema_decay=config.ema_decay if config.smoothing == 'ema' else None,
+      state_fn=setup.codec.state)
+  if not method.augment:
+    return credit.without_groups(
+        singles, method=method, max_steps=config.max_steps), success_rate, 0
+  sample = _sampler(setup.policy, config.temperature)
+  augment: Callable[..., types.RoundBatch] = functools.partial(
+      credit.augment_steps, sample_fn=sample)
+  if setup.policy.load is not None:
+    augment = functools.partial(
+        streaming.augment_steps, load=policies.make_loader(setup.policy),
+        sample_many=sample, micro_batch_size=config.policy.acting_batch_size)
+  batch = augment(
+      rollout_key, state.learner.params, singles, low,
+      matches_fn=setup.codec.matches, max_steps=config.max_steps,
+      num_candidates=config.group_size // 2)
+  return batch, success_rate, int(low.sum())
+
+
+@functools.lru_cache(maxsize=1)
+def _sampler(policy: base.Policy, temperature: float) -> Callable[..., Any]:
+  """The same function object every round, so that jit knows it again."""
+  return functools.partial(
+      policy.sample_many or policy.sample, temperature=temperature)

@@ -1,0 +1,69 @@
+"""What does not change during a run, built from its config.
+
+The policy with its codec, the method, and the learner with its optimiser.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import NamedTuple
+
+import ml_collections
+import optax
+
+from experiments import policies
+from experiments import worlds
+from step_jax import credit
+from step_jax import learner as learner_lib
+from step_jax import streaming
+from step_jax.policies import base
+
+
+class Setup(NamedTuple):
+  """What does not change during a run."""
+  config: ml_collections.ConfigDict
+  world: worlds.World
+  method: credit.Method
+  policy: base.Policy
+  codec: base.Codec
+  learner: learner_lib.Learner
+
+
+def make_setup(
+    config: ml_collections.ConfigDict, world: worlds.World) -> Setup:
+  """Builds the policy, the optimiser and the learner."""
+  policy, codec = policies.make_policy(config, world)
+  return Setup(config, world, credit.METHODS[config.method], policy, codec,
+               make_learner(config, policy))
+
+
+def make_learner(
+    config: ml_collections.ConfigDict, policy: base.Policy
+) -> learner_lib.Learner:
+  """Builds the optimiser and the learner of a policy."""
+  options = config.optimizer
+  optimizer = optax.chain(
+      optax.clip_by_global_norm(options.max_grad_norm),
+      optax.adamw(make_schedule(options), weight_decay=options.weight_decay))
+  make: Callable[..., learner_lib.Learner] = learner_lib.make_learner
+  if policy.load is not None:
+    make = functools.partial(
+        streaming.make_learner, load=policies.make_loader(policy))
+  return make(
+      functools.partial(policy.log_prob, temperature=config.temperature),
+      optimizer, num_epochs=options.num_epochs,
+      num_minibatches=options.num_minibatches, clip_low=options.clip_low,
+      clip_high=options.clip_high, importance_cap=options.importance_cap,
+      micro_batch_size=options.micro_batch_size)
+
+
+def make_schedule(options: ml_collections.ConfigDict) -> optax.Schedule:
+  """The learning rate: warm-up, then constant or a cosine to a tenth."""
+  steps_a_round = options.num_epochs * options.num_minibatches
+  rate = options.learning_rate
+  warmup_steps = options.warmup_rounds * steps_a_round
+  first = rate / (warmup_steps + 1)
+  if not options.decay_rounds:
+    return optax.warmup_constant_schedule(first, rate, warmup_steps)
+  return optax.warmup_cosine_decay_schedule(
+      first, rate, warmup_steps, options.decay_rounds * steps_a_round,
+      end_value=rate / 10)
