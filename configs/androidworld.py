@@ -20,9 +20,9 @@ Variants: one for each method, such as `:step_grpo` or `:dapo`;
   `:fake_phone` trains on two fake phones, which it starts by itself:
      python experiments/run.py --config=configs/androidworld.py:fake_phone
      It needs pip install -e '.[androidworld,test]'. Measured: greedy success
-     over 10 evaluation episodes of each of the 12 tasks, after the warm start
-     and after 40 rounds, was 62 and 75 % with seed 0, but 50 and 48 % with
-     seed 1; 9 minutes of processor time, 26 on two cores shared with much else.
+     over 10 evaluation episodes of each of the 12 tasks went from 62 % after
+     the warm start to 88 % after 40 rounds with seed 0, and from 50 to 76 %
+     with seed 1; 7 and 10 minutes on two busy cores.
 """
 
 import ml_collections
