@@ -14,7 +14,9 @@ from step_jax import credit
 # A resumed run may change these: they do not touch what is learned.
 FREE_FIELDS = (
     'num_rounds', 'checkpoint_every', 'eval_every', 'eval_episodes',
-    'env.num_workers', 'env.description', 'env.arguments.addresses')
+    'env.num_workers', 'env.description', 'env.arguments.addresses',
+    'env.step_timeout', 'env.start_timeout', 'env.arguments.step_timeout',
+    'env.arguments.task_timeout')
 
 _COUNTS = (
     'num_rounds', 'num_base_tasks', 'group_size', 'max_steps',

@@ -50,7 +50,8 @@ def make_world(
 
   Args:
     config: the run's config.
-    split: 'train' (`env.tasks`, or the training set), 'held_out' or 'all'.
+    split: 'train' (`env.tasks`, or the training set), 'held_out' (what else the
+      environment has) or 'all'.
     workdir: of the run; pictures lie in a folder of it.
 
   Raises:
@@ -120,11 +121,10 @@ def _find_tasks(
     except ValueError as error:
       raise checks.UserError(str(error)) from error
   train = given or tuple(module.TRAIN_TASKS)
-  held_out = tuple(module.HELD_OUT_TASKS)
-  return {
-      'train': train, 'held_out': held_out,
-      'all': train + tuple(name for name in held_out if name not in train),
-  }[split]
+  held_out = tuple(
+      name for name in (*module.TRAIN_TASKS, *module.HELD_OUT_TASKS)
+      if name not in train)
+  return {'train': train, 'held_out': held_out, 'all': train + held_out}[split]
 
 
 def make_pool(

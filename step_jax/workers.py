@@ -18,6 +18,9 @@ from step_jax import processes
 __all__ = ['Event', 'Job', 'WorkerPool', 'WorkerStartError']
 
 
+_MIN_PAUSE, _MAX_PAUSE = 1.0, 60.0   # seconds before a start is tried again
+
+
 class Job(NamedTuple):
   """One episode to be played; `slot` is the caller's own number for it."""
   slot: int
@@ -46,7 +49,7 @@ class Event(NamedTuple):
 
 
 class WorkerStartError(RuntimeError):
-  """The factory raised before any environment existed; `kind` names what."""
+  """All factories raised before any environment existed; `kind` names what."""
 
   def __init__(self, message: str, kind: str):
     super().__init__(message)
@@ -73,6 +76,10 @@ class _Worker:
 
 class WorkerPool:
   """Plays jobs in `num_workers` environment processes.
+
+  What cannot be started, or not reset, costs the jobs an attempt only while no
+  other worker could play them; until then it is tried again after a pause that
+  grows, so that one sick machine does not use up the jobs of all.
 
   Use it as a context manager: no process outlives it, nor, should it be
   killed, the process that made it. Each worker has a temporary folder of its
@@ -115,6 +122,8 @@ class WorkerPool:
         make_env, close_timeout=close_timeout)
     self._workers: list[_Worker | None] = [
         self._start() for _ in range(num_workers)]
+    self._pauses = [_MIN_PAUSE] * num_workers
+    self._retry_at = [0.0] * num_workers
 
   @property
   def pending(self) -> int:
@@ -150,7 +159,7 @@ class WorkerPool:
     the jobs wait for it.
 
     Raises:
-      WorkerStartError: the factory raised before any environment existed.
+      WorkerStartError: all factories raised before any environment existed.
       RuntimeError: the keeper process was killed.
     """
     self._check_open()
@@ -185,7 +194,7 @@ class WorkerPool:
     `act`.
 
     Raises:
-      WorkerStartError: the factory raised before any environment existed.
+      WorkerStartError: all factories raised before any environment existed.
       RuntimeError: the keeper process was killed.
     """
     self._check_open()
@@ -229,7 +238,9 @@ class WorkerPool:
       if not self._queue:
         return
       if worker is None:
-        self._workers[index] = self._start()
+        if not self._others_can_play(index) or (
+            time.monotonic() >= self._retry_at[index]):
+          self._workers[index] = self._start()
       elif worker.state == 'idle':
         worker.job, worker.attempt = job, _ = self._queue.popleft()
         options = {'task_id': job.task_id, 'expert': job.expert}
@@ -272,7 +283,8 @@ class WorkerPool:
       self._handle_result(index, worker, *content)
     else:
       name, message, text = content
-      if kind == 'start_error' and not self._any_ready:
+      if kind == 'start_error' and not self._any_ready and (
+          not self._others_can_play(index)):
         error = WorkerStartError(message, name)
         error.add_note(text)
         raise error
@@ -290,6 +302,7 @@ class WorkerPool:
     self._events.append(Event(kind, worker.job, index, worker.attempt,
                               observation, reward, info))
     worker.warm = True
+    self._pauses[index] = _MIN_PAUSE
     worker.deadline = math.inf
     worker.state = 'idle' if done else 'waiting'
     if done:
@@ -306,7 +319,8 @@ class WorkerPool:
     """Buries a worker; its job, or one that waits for it, loses an attempt."""
     self._failures[kind] += 1
     job, attempt = worker.job, worker.attempt
-    if worker.state == 'starting' and self._queue:
+    if worker.state == 'starting' and self._queue and (
+        not self._others_can_play(index)):
       job, attempt = self._queue.popleft()
     if job is not None:
       again = attempt < self._max_retries
@@ -316,3 +330,13 @@ class WorkerPool:
                                 attempt, info=info or {}, message=message))
     self._processes.kill(worker.serial)
     self._workers[index] = self._start() if worker.warm else None
+    if not worker.warm:
+      self._retry_at[index] = time.monotonic() + self._pauses[index]
+      self._pauses[index] = min(2 * self._pauses[index], _MAX_PAUSE)
+
+  def _others_can_play(self, index: int) -> bool:
+    """Whether there is another worker; one that starts, if none ever did."""
+    return any(
+        worker is not None and (
+            worker.state != 'starting' or not self._any_ready)
+        for other, worker in enumerate(self._workers) if other != index)

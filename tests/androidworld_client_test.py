@@ -156,3 +156,16 @@ def test_an_address_that_is_none_is_refused(address):
 def test_time_limits_are_positive(limits):
   with pytest.raises(ValueError, match='expected positive time limits'):
     client_lib.Phone('http://phone', **limits)
+
+
+def test_long_texts_may_take_longer():
+  limits = []
+
+  def answer(request):
+    limits.append(request.extensions['timeout']['read'])
+    return httpx.Response(200)
+
+  phone = _phone(answer)
+  for text in ('', 'one', 'word ' * 100):
+    phone.execute({'action_type': 'input_text', 'text': text})
+  assert limits[1] == limits[0] + 1 and limits[2] == limits[0] + 100

@@ -440,3 +440,13 @@ def test_commands_are_those_of_the_codec(fake, make_env):
       *json_action.encode(Action(kind='scroll', direction='down', amount=5),
                           screen_size=(240, 540)),
       {'action_type': 'input_text', 'text': 'Look'}]
+
+
+def test_a_tear_down_that_fails_does_not_stop_what_comes_next(make_env, fake):
+  env = make_env()
+  _start(env, 'NotesVisit')
+  fake.failures['/task/tear_down'] = ['error'] * 9
+  with pytest.raises(client_lib.PhoneError, match='/task/tear_down failed'):
+    _start(env, 'NotesCreate')
+  _, info = _start(env, 'NotesCreate')
+  assert info['task'] == 'NotesCreate'

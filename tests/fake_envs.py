@@ -136,3 +136,31 @@ def dying_factory() -> gymnasium.Env:
 def hanging_factory() -> gymnasium.Env:
   time.sleep(3600)
   raise AssertionError('nobody waits that long')
+
+
+def one_healthy_factory(directory: str) -> gymnasium.Env:
+  """The first of all processes gets an environment, after a while."""
+  try:
+    os.mkdir(os.path.join(directory, 'taken'))
+  except FileExistsError:
+    raise ConnectionError('the other machine is down') from None
+  time.sleep(0.5)
+  return CountEnv()
+
+
+class SickEnv(CountEnv):
+  """The first of all processes resets and plays slowly, others never do."""
+
+  def __init__(self, directory: str):
+    super().__init__()
+    try:
+      os.mkdir(os.path.join(directory, 'taken'))
+      self._healthy = True
+    except FileExistsError:
+      self._healthy = False
+
+  def reset(self, **kwargs):
+    if not self._healthy:
+      raise ConnectionError('it answers, but it is sick')
+    time.sleep(0.2)
+    return super().reset(**kwargs)

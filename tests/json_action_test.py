@@ -170,6 +170,10 @@ def test_errors_say_what_was_expected(commands, message):
      'from (0.5, 0.0) to (0.51, 1.0)'),
     (Action(kind='open_app', text='$(reboot)'), NAME + "'$(reboot)'"),
     (Action(kind='open_app', text=' Clock'), NAME + "' Clock'"),
+    (Action(kind='open_app', text='Clock 100000'), NAME + "'Clock 100000'"),
+    (Action(kind='open_app', text='Clock -p'), NAME + "'Clock -p'"),
+    (Action(kind='done', text='4" $(reboot)'),
+     'expected an answer without any of "$`\\, got \'4" $(reboot)\''),
 ])
 def test_what_cannot_be_said_is_an_error(action, message):
   with pytest.raises(json_action.JSONActionError) as caught:
@@ -201,7 +205,8 @@ def test_encode_then_decode_is_the_identity(size):
     try:
       commands = json_action.encode(action, screen_size=size)
     except json_action.JSONActionError as error:
-      assert action.kind in ('right_click', 'hotkey', 'drag', 'open_app')
+      assert action.kind in (
+          'right_click', 'hotkey', 'drag', 'open_app', 'done')
       assert str(error).startswith('expected ')
       return
     said.add(action.kind)

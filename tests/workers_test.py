@@ -303,6 +303,25 @@ def test_a_start_can_be_awaited(tmp_path):
     assert not pool.wait_for_start(0.05)
 
 
+def test_what_is_down_does_not_use_up_the_jobs_of_what_is_up(tmp_path):
+  make_env = functools.partial(fake_envs.one_healthy_factory, str(tmp_path))
+  with _pool(make_env, num_workers=3) as pool:
+    assert pool.wait_for_start(_LIMIT)  # Two that are down end no run.
+    assert set(pool.failures) <= {'start'}
+    events = _play(pool, _jobs(*range(12)))
+  assert _kinds(events) == {'finished': 12}
+  # Each of the two is tried again after one second, two, four.
+  assert pool.failures.keys() == {'start'}
+
+
+def test_what_is_sick_uses_up_few_jobs(tmp_path):
+  make_env = functools.partial(fake_envs.SickEnv, str(tmp_path))
+  with _pool(make_env) as pool:
+    events = _play(pool, _jobs(*range(12)))
+    assert pool.failures['exception'] <= 4  # It is paused after each.
+  assert _kinds(events)['finished'] == 12
+
+
 def test_a_factory_that_kills_its_process_does_not_loop():
   with _pool(fake_envs.dying_factory) as pool:
     events = _play(pool, _jobs(0, 1))

@@ -88,7 +88,10 @@ def test_tasks_of_the_config_are_the_training_tasks():
   config = fake_config.get_config()
   config.env.tasks = ('press-4', 'press-1')
   assert worlds.make_world(config).tasks == ('press-4', 'press-1')
-  assert worlds.make_world(config, 'all').tasks == ('press-4', 'press-1')
+  others = ('press-2', 'press-3', 'type-1')
+  assert worlds.make_world(config, 'held_out').tasks == others
+  assert worlds.make_world(config, 'all').tasks == (
+      'press-4', 'press-1', *others)
 
 
 def test_the_example_is_an_observation():

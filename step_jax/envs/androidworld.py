@@ -235,15 +235,16 @@ class AndroidWorldEnv(gymnasium.Env):
 
   def _tear_down(self, *, quietly: bool = False,
                  seconds: float | None = None) -> None:
-    """Tears down what is open; quietly, it stays open after a failure."""
+    """Tears down what is open, or raises once; quietly, it stays open then."""
     if not self._open_task:
       return
+    task, self._open_task = self._open_task, ''
     try:
-      self._connected().tear_down(self._open_task, seconds=seconds)
-      self._open_task = ''
+      self._connected().tear_down(task, seconds=seconds)
     except client_lib.PhoneError:
       if not quietly:
         raise
+      self._open_task = task
 
   def _abandon(self) -> None:
     """After a failure: leaves the phone as well as it can be left."""

@@ -19,6 +19,7 @@ from step_jax.envs import connections
 MAX_ANSWER = 128 * 2**20  # bytes
 
 _CONNECT_TIMEOUT = 5.0
+_TYPING_SECONDS = 0.5  # for a word or a gap, at most [choice]
 _HEAD = re.compile(rb'\s*\{\s*"pixels"\s*:\s*')
 _DIGITS = b'0123456789'
 _SPACE = b' \t\r\n'
@@ -107,8 +108,11 @@ class Phone:
     self._http.close()
 
   def check_health(self) -> None:
-    """Raises PhoneError unless the server says that it has a phone."""
-    self._ask('GET', '/health', timeout=_CONNECT_TIMEOUT)
+    """Raises PhoneError unless the server says that it has a phone.
+
+    A server answers nothing while it acts, so it is busy before it is dead.
+    """
+    self._ask('GET', '/health')
 
   def task_list(self) -> tuple[str, ...]:
     """Returns the names of the suite's task types."""
@@ -152,8 +156,11 @@ class Phone:
     self._ask('POST', '/reset', go_home=True)
 
   def execute(self, command: dict[str, Any]) -> None:
-    """Does what a JSONAction says."""
-    self._ask('POST', '/execute_action', json=command)
+    """Does what a JSONAction says; long texts may take longer than a step."""
+    num_words = len(str(command.get('text') or '').split())
+    # The server types each word, and each gap, by a command of its own.
+    self._ask('POST', '/execute_action', json=command, timeout=(
+        self._step_timeout + 2 * num_words * _TYPING_SECONDS))
 
   def screenshot(self) -> np.ndarray:
     """Returns the screen [H, W, 3] uint8 as soon as it stands still."""
@@ -178,7 +185,7 @@ class Phone:
 
   def _ask(self, method: str, route: str, *, json: Any = None,
            timeout: float | None = None, **parameters: Any) -> bytearray:
-    """One request; the limit covers all of it, however slowly it drips."""
+    """One request, however slowly it drips; a last read can double that."""
     timeout = timeout or self._step_timeout
     deadline = time.monotonic() + timeout
     limits = httpx.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT))

@@ -21,8 +21,10 @@ server (android_world/env/actuation.py):
 What no action of ours stands for is an error: an index of an element, a place
 or clear_text with input_text, unknown. So is what these dictionaries cannot
 say: right clicks, keys, other drags than the four swipes, scrolls of another
-amount than `SCROLL_AMOUNT`, and an app's name that a shell could misread, since
-the server hands it to one on the phone.
+amount than `SCROLL_AMOUNT`, and what a shell could misread, since the server
+hands them to one on the phone: an app's name with other signs than letters,
+digits, ' .+-', or with what looks like another argument, and an answer with any
+of "$`\\.
 """
 
 from collections.abc import Mapping
@@ -62,7 +64,9 @@ _STATUS = {'complete': 'done', 'infeasible': 'fail'}
 _SWIPES: dict[str, tuple[actions.Point, actions.Point]] = {
     'down': ((.5, 0.), (.5, 1.)), 'up': ((.5, 1.), (.5, 0.)),
     'left': ((0., .5), (1., .5)), 'right': ((1., .5), (0., .5))}
-_APP_NAME = re.compile(r'\w[\w .+-]*')
+# After a space no digit, as in a number of events, and no option.
+_APP_NAME = re.compile(r'\w(?:[\w.+-]| (?!\d|-\w))*')
+_MISREAD = frozenset('"$`\\')
 
 
 class JSONActionError(actions.ActionError):
@@ -105,6 +109,7 @@ def decode(commands: Any, *, screen_size: tuple[int, int]) -> actions.Action:
     answer = before[0][1].get('text') if before else ''
     if before and not answer:
       raise actions.ActionError('expected answer with text, got none')
+    _check_answer(answer)
     return _decode(name, fields, answer, screen_size)
   except actions.ActionError as error:
     raise JSONActionError(str(error)) from None
@@ -190,6 +195,13 @@ def _check_app_name(name: Any) -> None:
         f'got {actions.describe(name)}')
 
 
+def _check_answer(answer: Any) -> None:
+  if isinstance(answer, str) and not _MISREAD.isdisjoint(answer):
+    raise actions.ActionError(
+        f'expected an answer without any of "$`\\, got '
+        f'{actions.describe(answer)}')
+
+
 def encode(action: actions.Action, *,
            screen_size: tuple[int, int]) -> list[Command]:
   """Writes what says an action, for AndroidWorld's server to take in turn.
@@ -228,12 +240,13 @@ def encode(action: actions.Action, *,
     text = action.text.removesuffix('\n')
     return [command('input_text', text=text) if text
             else command('keyboard_enter')]
-  if action.kind == 'open_app':
-    try:
+  try:
+    if action.kind == 'open_app':
       _check_app_name(action.text)
-    except actions.ActionError as error:
-      raise JSONActionError(str(error)) from None
-    return [command('open_app', app_name=action.text)]
+      return [command('open_app', app_name=action.text)]
+    _check_answer(action.text)
+  except actions.ActionError as error:
+    raise JSONActionError(str(error)) from None
   for status, kind in _STATUS.items():
     if action.kind == kind:
       answer = [command('answer', text=action.text)] if action.text else []
