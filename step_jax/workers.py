@@ -77,9 +77,9 @@ class _Worker:
 class WorkerPool:
   """Plays jobs in `num_workers` environment processes.
 
-  What cannot be started, or not reset, costs the jobs an attempt only while no
-  other worker could play them; until then it is tried again after a pause that
-  grows, so that one sick machine does not use up the jobs of all.
+  What cannot be started costs the jobs an attempt only while no other worker
+  could play them. It is tried again after a pause that grows, and so is what
+  cannot be reset, though each such reset costs its job an attempt.
 
   Use it as a context manager: no process outlives it, nor, should it be
   killed, the process that made it. Each worker has a temporary folder of its
