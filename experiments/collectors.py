@@ -19,8 +19,6 @@ from step_jax import workers
 # (jobs, player, name) -> Collection; no player is the expert.
 Collector = Callable[..., rollout.Collection]
 
-_POLL_SECONDS = 0.5  # how often a request to stop is looked at
-
 
 def make_jobs(
     seed: int, round_index: int, task_ids: np.ndarray, base_ids: np.ndarray
@@ -71,7 +69,7 @@ def open_collector(
     return
   with worlds.make_pool(setup.world, setup.config) as pool:
     try:
-      while not pool.wait_for_start(_POLL_SECONDS):
+      while not pool.wait_for_start(rollout.POLL_SECONDS):
         if should_stop():
           raise KeyboardInterrupt
       yield _in_processes(setup, pool, progress, should_stop)

@@ -36,7 +36,7 @@ STOPS = (tokenizer_lib.END, tokenizer_lib.END_OF_TEXT)
 _PADDING = -1
 
 
-def prompt(
+def prompt_text(
     options: ml_collections.ConfigDict, platform: ui_tars.Platform) -> str:
   """What stands before the instruction."""
   return prompts.UI_TARS[platform] if options.prompt == 'ui_tars' else ''
@@ -60,7 +60,7 @@ class VisionCodec:
     self._config = config
     self._folder = folder
     self._platform = platform
-    self._before = prompt(options, platform)
+    self._before = prompt_text(options, platform)
     self._num_patches = self._count(options.screen_size[::-1])[1]
     self._check_fit()
 
@@ -202,9 +202,6 @@ class VisionCodec:
 
   def _read(self, row: Any, tokens: np.ndarray, size: tuple[int, int] | None
             ) -> actions.Action | None:
-    try:
-      return ui_tars.decode(
-          self.decode(row, tokens), convention=self._options.convention,
-          image_size=size, platform=self._platform)[1]
-    except ui_tars.UiTarsError:
-      return None
+    return pictures.read(
+        self.decode(row, tokens), convention=self._options.convention,
+        image_size=size, platform=self._platform)

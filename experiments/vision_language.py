@@ -131,7 +131,7 @@ def _kept_tokens(
       actions.Action(kind='click', point=(0., 0.)), convention='thousand')
   return {
       *prompts.ui_tars(tokenizer, options.words, [], num_image_tokens=1,
-                       prompt=vision_codec.prompt(options, platform)),
+                       prompt=vision_codec.prompt_text(options, platform)),
       *prompts.response(tokenizer, click)}
 
 

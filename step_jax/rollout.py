@@ -18,7 +18,7 @@ from step_jax import types
 from step_jax import workers
 from step_jax.policies import base
 
-_POLL_SECONDS = 0.5  # how often a request to stop is looked at
+POLL_SECONDS = 0.5  # how often a request to stop is looked at
 
 
 class Rows(NamedTuple):
@@ -141,7 +141,7 @@ def collect(
   while pool.pending:
     if should_stop():
       raise KeyboardInterrupt
-    events = pool.wait(timeout=_POLL_SECONDS)
+    events = pool.wait(timeout=POLL_SECONDS)
     for event in events:
       slot = event.job.slot
       if event.kind in ('failed', 'lost'):

@@ -138,12 +138,19 @@ def hanging_factory() -> gymnasium.Env:
   raise AssertionError('nobody waits that long')
 
 
-def one_healthy_factory(directory: str) -> gymnasium.Env:
-  """The first of all processes gets an environment, after a while."""
+def _is_first(directory: str) -> bool:
+  """Whether no other process has asked before."""
   try:
     os.mkdir(os.path.join(directory, 'taken'))
   except FileExistsError:
-    raise ConnectionError('the other machine is down') from None
+    return False
+  return True
+
+
+def one_healthy_factory(directory: str) -> gymnasium.Env:
+  """The first of all processes gets an environment, after a while."""
+  if not _is_first(directory):
+    raise ConnectionError('the other machine is down')
   time.sleep(0.5)
   return CountEnv()
 
@@ -153,11 +160,7 @@ class SickEnv(CountEnv):
 
   def __init__(self, directory: str):
     super().__init__()
-    try:
-      os.mkdir(os.path.join(directory, 'taken'))
-      self._healthy = True
-    except FileExistsError:
-      self._healthy = False
+    self._healthy = _is_first(directory)
 
   def reset(self, **kwargs):
     if not self._healthy:

@@ -51,6 +51,14 @@ def digest(content: bytes) -> np.ndarray:
       hashlib.blake2b(content, digest_size=4 * _NUM_WORDS).digest(), np.int32)
 
 
+def read(text: str, **form: Any) -> actions.Action | None:
+  """The action that a response of a form of `ui_tars.decode` says, if any."""
+  try:
+    return ui_tars.decode(text, **form)[1]
+  except ui_tars.UiTarsError:
+    return None
+
+
 class PictureEnv(gymnasium.Wrapper):
   """Pictures in, UI-TARS text out; see the module.
 
@@ -106,7 +114,7 @@ class PictureEnv(gymnasium.Wrapper):
 
   def step(self, action: Any) -> tuple[
       base.Observation, Any, bool, bool, dict[str, Any]]:
-    parsed = self._read(action)
+    parsed = read(str(action), image_size=self._image_size, **self._form)
     followed = bool(self._parts) and parsed == self._parts[0]
     self._parts = self._parts[1:] if followed else []
     if followed and not self._parts and hasattr(self.unwrapped, 'follow'):
@@ -117,13 +125,6 @@ class PictureEnv(gymnasium.Wrapper):
       return self._seen, reward, terminated, truncated, info
     self._look(observation)
     return self._seen, reward, terminated, truncated, self._info(info)
-
-  def _read(self, text: Any) -> actions.Action | None:
-    try:
-      return ui_tars.decode(
-          str(text), image_size=self._image_size, **self._form)[1]
-    except ui_tars.UiTarsError:
-      return None
 
   def _look(self, observation: Any) -> None:
     """Takes a picture."""
