@@ -14,8 +14,10 @@ from step_jax import checkpoint
 from step_jax import types
 
 # Reads of other chunks fail after orbax has given up on the first.
-pytestmark = pytest.mark.filterwarnings(
-    'ignore::pytest.PytestUnraisableExceptionWarning')
+pytestmark = [
+    pytest.mark.filterwarnings(
+        'ignore::pytest.PytestUnraisableExceptionWarning'),
+    pytest.mark.usefixtures('clean_up')]
 
 
 def _state(seed):

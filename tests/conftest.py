@@ -1,5 +1,6 @@
 """Settings of every test: strict ranks; browsers and desktops if they are."""
 
+import gc
 import os
 import shutil
 
@@ -7,6 +8,13 @@ import jax
 import pytest
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+@pytest.fixture
+def clean_up():
+  """What a test leaves behind fails in it, or is ignored there, not later."""
+  yield
+  gc.collect()
 
 
 # What the tests of a marker need.

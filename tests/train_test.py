@@ -262,6 +262,7 @@ def test_rounds_later_than_the_checkpoint_are_played_again(run, tmp_path):
 
 # Reads of other chunks fail after orbax has given up on the first.
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+@pytest.mark.usefixtures('clean_up')
 def test_a_damaged_checkpoint_is_passed_over(run, tmp_path, capsys):
   shutil.copytree(run, tmp_path, dirs_exist_ok=True)
   shutil.rmtree(tmp_path / 'checkpoints' / '5' / 'state' / 'd')
