@@ -45,10 +45,10 @@ def get_config(arg: str = ''):
   config.env.description = 'AndroidWorld servers'
   config.env.num_workers = 1  # at most one for each address
   # Above what the requests of a reset may take together.
-  config.env.step_timeout = config.env.start_timeout = 660.0
+  config.env.step_timeout = config.env.start_timeout = 830.0
   with config.unlocked():
     config.env.arguments.addresses = ('http://127.0.0.1:5000',)
-    config.env.arguments.step_timeout = 30.0  # seconds for a request
+    config.env.arguments.step_timeout = 90.0  # seconds for a request
     config.env.arguments.task_timeout = 180.0  # to prepare or score a task
   if arg == 'paper':
     common.add_large_model(config)

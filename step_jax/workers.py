@@ -77,9 +77,9 @@ class _Worker:
 class WorkerPool:
   """Plays jobs in `num_workers` environment processes.
 
-  What cannot be started costs the jobs an attempt only while no other worker
-  could play them. It is tried again after a pause that grows, and so is what
-  cannot be reset, though each such reset costs its job an attempt.
+  What can be neither started nor reset is tried again after a pause that grows.
+  That costs the jobs an attempt only while no other worker could play them, or
+  if it was the first time, when the job itself might be what is wrong.
 
   Use it as a context manager: no process outlives it, nor, should it be
   killed, the process that made it. Each worker has a temporary folder of its
@@ -316,16 +316,23 @@ class WorkerPool:
 
   def _fail(self, index: int, worker: _Worker, kind: str, message: str,
             info: dict[str, Any] | None = None) -> None:
-    """Buries a worker; its job, or one that waits for it, loses an attempt."""
+    """Buries a worker; its job, or one that waits for it, is played again.
+
+    If that is free, it comes to an end all the same: a worker that is not sick
+    comes to the job at last, and for it the first time is not free.
+    """
     self._failures[kind] += 1
     job, attempt = worker.job, worker.attempt
     if worker.state == 'starting' and self._queue and (
         not self._others_can_play(index)):
       job, attempt = self._queue.popleft()
     if job is not None:
-      again = attempt < self._max_retries
+      free = not worker.warm and self._is_sick(index) and any(
+          other is not None and not self._is_sick(number)
+          for number, other in enumerate(self._workers))
+      again = free or attempt < self._max_retries
       if again:
-        self._queue.append((job, attempt + 1))
+        self._queue.append((job, attempt + (not free)))
       self._events.append(Event('failed' if again else 'lost', job, index,
                                 attempt, info=info or {}, message=message))
     self._processes.kill(worker.serial)
@@ -333,6 +340,10 @@ class WorkerPool:
     if not worker.warm:
       self._retry_at[index] = time.monotonic() + self._pauses[index]
       self._pauses[index] = min(2 * self._pauses[index], _MAX_PAUSE)
+
+  def _is_sick(self, index: int) -> bool:
+    """Whether what was started there last was never reset."""
+    return self._pauses[index] > _MIN_PAUSE
 
   def _others_can_play(self, index: int) -> bool:
     """Whether there is another worker; one that starts, if none ever did."""

@@ -20,6 +20,12 @@ from tests import fake_phone_tasks as tasks
 MAX_STEPS = 6
 
 
+@pytest.fixture(autouse=True)
+def own_leases(monkeypatch, tmp_path):
+  """What failed in an earlier test says nothing: ports come again."""
+  monkeypatch.setattr(androidworld.leases, '_folder', lambda name: tmp_path)
+
+
 @pytest.fixture
 def fake():
   with fake_phone.FakePhone() as phone:
@@ -148,6 +154,42 @@ def test_an_illegal_action_does_nothing_and_counts(fake, make_env, action):
   assert fake.requests == [] and rest == [0., False, False]
   np.testing.assert_array_equal(before['picture'], after['picture'])
   assert env.step(action)[3]
+
+
+def test_an_action_that_the_phone_refuses_does_nothing_and_counts(
+    fake, make_env):
+  env = make_env(max_steps=3)
+  _, info = _start(env, 'SettingsWifiTurnOn', expert=True)
+  for _ in range(2):
+    *_, info = env.step(info['expert_action'])
+  fake.failures['/execute_action'] = ['error']
+  _, reward, terminated, truncated, _ = env.step(_click('click', 0))
+  assert (reward, terminated, truncated) == (1., False, True)
+  _start(env, 'SettingsWifiTurnOn')
+  fake.failures['/execute_action'] = ['error', 'error']
+  assert env.step(Action(kind='done', text='42'))[1:3] == (0., True)
+
+
+def test_a_phone_that_refuses_and_shows_nothing_is_broken(fake, make_env):
+  env = make_env()
+  _start(env, 'NotesVisit')
+  fake.failures['/execute_action'] = ['error']
+  fake.failures['/screenshot'] = ['error']
+  with pytest.raises(client_lib.PhoneError, match='/screenshot failed'):
+    env.step(_click('click', 0))
+
+
+@pytest.mark.parametrize('family, go_home', [
+    ('android_world', True), ('miniwob', False), ('miniwob_subset', False)])
+def test_a_page_of_miniwob_is_not_left_for_the_home_screen(
+    make_env, monkeypatch, family, go_home):
+  monkeypatch.setattr(client_lib.Phone, 'reinitialize',
+                      lambda self, *, seed, task_family: None)
+  seen = []
+  monkeypatch.setattr(client_lib.Phone, 'reset',
+                      lambda self, go_home: seen.append(go_home))
+  _start(make_env(task_family=family), 'NotesVisit')
+  assert seen == [go_home]
 
 
 def test_a_step_takes_actions_of_a_model(fake, make_env):
@@ -325,7 +367,7 @@ def test_a_failure_of_a_reset_is_raised(fake, make_env, route, failure):
 
 @pytest.mark.parametrize('route, failure', [
     *[('/screenshot', failure) for failure in (*ENDS, 'slow')],
-    *[('/execute_action', failure) for failure in ('error', 'drop', 'freeze')],
+    *[('/execute_action', failure) for failure in ('drop', 'freeze')],
     *[('/task/score', failure) for failure in ENDS],
 ])
 def test_a_failure_of_a_step_is_raised(fake, make_env, route, failure):
@@ -396,7 +438,7 @@ def test_a_round_completes_whatever_breaks_in_the_middle():
         step_timeout=5., task_timeout=5.)
     first.failures['/screenshot'] = [
         '', '', 'drop', '', '', '', 'garbage', '', '', '', 'slow']
-    second.failures['/execute_action'] = ['', 'error']
+    second.failures['/execute_action'] = ['', 'drop']
     second.failures['/task/score'] = ['', 'freeze']
     jobs = [workers.Job(slot, slot % len(tasks.TASKS), 7 + slot, True)
             for slot in range(2 * len(tasks.TASKS))]

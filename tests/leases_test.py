@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 import uuid
 
 import pytest
@@ -107,6 +108,34 @@ def test_a_killed_process_holds_nothing(take):
     holder.kill()
     with take('a', seconds=10.) as lease:
       assert lease.address == 'a'
+
+
+def test_what_is_taken_is_waited_for_although_another_is_broken(take):
+  checked = []
+
+  def check(address):
+    checked.append(address)
+    if address == 'a':
+      if len(checked) == 2:
+        held.close()
+      raise _Broken('a is broken')
+
+  held = take('b')
+  with take('a', 'b', check=check, seconds=60.) as lease:
+    assert lease.address == 'b' and checked == ['a', 'a', 'b']
+    with pytest.raises(_Broken, match='^a is broken$'):
+      take('a', 'b', check=check)
+  start = time.monotonic()
+  with pytest.raises(_Broken, match='^a is broken$'):
+    take('a', check=check, seconds=1000.)  # nothing to wait for
+  assert time.monotonic() - start < 100.
+
+
+def test_an_address_that_is_given_twice_is_one(take):
+  with take('a', 'a/') as lease:
+    assert lease.address == 'a'
+    with pytest.raises(_Broken, match='one of 1 '):
+      take('a/', 'a')
 
 
 @pytest.mark.parametrize('addresses', ['abc', ()])

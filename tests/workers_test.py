@@ -314,12 +314,31 @@ def test_what_is_down_does_not_use_up_the_jobs_of_what_is_up(tmp_path):
   assert pool.failures.keys() == {'start'}
 
 
-def test_what_is_sick_uses_up_few_jobs(tmp_path):
+def test_what_is_sick_uses_up_no_jobs(tmp_path, monkeypatch):
+  monkeypatch.setattr(workers, '_MIN_PAUSE', 0.01)
+  monkeypatch.setattr(workers, '_MAX_PAUSE', 0.02)
   make_env = functools.partial(fake_envs.SickEnv, str(tmp_path))
-  with _pool(make_env) as pool:
+  with _pool(make_env, num_workers=3, max_retries=1) as pool:
     events = _play(pool, _jobs(*range(12)))
-    assert pool.failures['exception'] <= 4  # It is paused after each.
+    assert pool.failures['exception'] > 4
+  assert set(_kinds(events)) == {'finished', 'failed'}
   assert _kinds(events)['finished'] == 12
+  assert sum(event.attempt for event in events
+             if event.kind == 'finished') <= 2  # the first of either
+
+
+def test_a_job_that_nobody_can_play_is_lost_whoever_else_plays(
+    tmp_path, monkeypatch):
+  monkeypatch.setattr(workers, '_MIN_PAUSE', 0.01)
+  monkeypatch.setattr(workers, '_MAX_PAUSE', 0.02)
+  make_env = _faulty(tmp_path / 'marks', _1=('fail_reset', 99),
+                     _2=('fail_reset', 99))
+  with _pool(make_env, num_workers=3) as pool:
+    events = _play(pool, _jobs(*[0, 1, 0, 2, 0, 0] * 3))
+  assert {(event.kind, event.job.task_id) for event in events} - {
+      ('failed', 1), ('failed', 2)} == {
+          ('finished', 0), ('lost', 1), ('lost', 2)}
+  assert _kinds(events)['finished'] == 12 and _kinds(events)['lost'] == 6
 
 
 def test_a_factory_that_kills_its_process_does_not_loop():

@@ -12,6 +12,7 @@ instead of scoring 0, the reward is 1 only for a score of 1, and an episode of
 """
 
 from collections.abc import Callable, Sequence
+import contextlib
 import difflib
 from typing import Any
 
@@ -50,8 +51,9 @@ class AndroidWorldEnv(gymnasium.Env):
   `tasks[i]`, by default of the task `s % len(tasks)`, with the parameters that
   AndroidWorld draws for the seed. With `expert`, every info carries
   `expert_action`, the next step of the solver's script as tokens. `step` takes
-  action tokens, or an `actions.Action`; an illegal one does nothing and counts
-  as a step. `info` has the task's name and, in full, its instruction.
+  action tokens, or an `actions.Action`; an illegal one, and one that the phone
+  refuses, does nothing and counts as a step. `info` has the task's name and, in
+  full, its instruction.
 
   Each environment, in whatever process of this user, takes one address that
   nobody has; it is free again when the process ends.
@@ -153,7 +155,7 @@ class AndroidWorldEnv(gymnasium.Env):
       self._open_task = self._task
       phone.initialize(self._task)
       self._goal = phone.goal(self._task)
-      phone.go_home()
+      phone.reset(go_home=not self._family.startswith('miniwob'))
       self._look()
     except client_lib.PhoneError:
       self._abandon()
@@ -180,7 +182,8 @@ class AndroidWorldEnv(gymnasium.Env):
     phone = self._connected()
     try:
       for command in commands:
-        phone.execute(command)
+        with contextlib.suppress(client_lib.RefusedError):  # it did nothing
+          phone.execute(command)
       if commands and not terminated:
         self._look()
       if terminated or truncated:

@@ -30,6 +30,10 @@ class PhoneError(RuntimeError):
   """The phone, or the way to it, broke; the episode is lost."""
 
 
+class RefusedError(PhoneError):
+  """The server answered with status 500: what it was to do raised there."""
+
+
 def decode_screenshot(body: bytes | bytearray) -> np.ndarray:
   """Reads the JSON `{"pixels": [H][W][3]}`.
 
@@ -151,12 +155,17 @@ class Phone:
       raise self._error('/task/score', 'the answer has no score')
     return float(score)
 
-  def go_home(self) -> None:
-    """Shows the home screen, and forgets the last answer."""
-    self._ask('POST', '/reset', go_home=True)
+  def reset(self, *, go_home: bool) -> None:
+    """Forgets the last answer, and shows the home screen if so told."""
+    self._ask('POST', '/reset', go_home=go_home)
 
   def execute(self, command: dict[str, Any]) -> None:
-    """Does what a JSONAction says; long texts may take longer than a step."""
+    """Does what a JSONAction says; long texts may take longer than a step.
+
+    Raises:
+      RefusedError: the phone cannot do it, as opening an app that it has not;
+        or it cannot do anything any more, which the next screenshot tells.
+    """
     num_words = len(str(command.get('text') or '').split())
     # The server types each word, and each gap, by a command of its own.
     self._ask('POST', '/execute_action', json=command, timeout=(
@@ -204,8 +213,12 @@ class Phone:
           route, f'{type(error).__name__} {error}'.strip()) from error
     if response.status_code != 200:
       text = bytes(body[:200]).decode(errors='replace')
-      raise self._error(route, f'status {response.status_code}: {text!r}')
+      refused = response.status_code == 500
+      raise self._error(
+          route, f'status {response.status_code}: {text!r}',
+          RefusedError if refused else PhoneError)
     return body
 
-  def _error(self, route: str, reason: str) -> PhoneError:
-    return PhoneError(f'{self.address}{route} failed: {reason}')
+  def _error(self, route: str, reason: str,
+             error: type[PhoneError] = PhoneError) -> PhoneError:
+    return error(f'{self.address}{route} failed: {reason}')

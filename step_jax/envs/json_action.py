@@ -21,15 +21,19 @@ server (android_world/env/actuation.py):
 What no action of ours stands for is an error: an index of an element, a place
 or clear_text with input_text, unknown. So is what these dictionaries cannot
 say: right clicks, keys, other drags than the four swipes, scrolls of another
-amount than `SCROLL_AMOUNT`, and what a shell could misread, since the server
-hands them to one on the phone: an app's name with other signs than letters,
-digits, ' .+-', or with what looks like another argument, and an answer with any
-of "$`\\.
+amount than `SCROLL_AMOUNT`.
+
+The server hands texts to a shell on the phone. Names of apps it does not
+escape: one with other signs than letters, digits, ' .+-', or with what looks
+like another argument, is an error. Nor answers: they are written without the
+four signs "$`\\. Text to type it escapes, and makes plain only then (NFKD, by
+which a full-width semicolon is one): it is written as plain as it ends up.
 """
 
 from collections.abc import Mapping
 import re
 from typing import Any
+import unicodedata
 
 from step_jax.envs import actions
 from step_jax.envs import ui_tars
@@ -66,7 +70,7 @@ _SWIPES: dict[str, tuple[actions.Point, actions.Point]] = {
     'left': ((0., .5), (1., .5)), 'right': ((1., .5), (0., .5))}
 # After a space no digit, as in a number of events, and no option.
 _APP_NAME = re.compile(r'\w(?:[\w.+-]| (?!\d|-\w))*')
-_MISREAD = frozenset('"$`\\')
+_NOT_MISREAD = str.maketrans('', '', '"$`\\')  # in an answer
 
 
 class JSONActionError(actions.ActionError):
@@ -109,7 +113,6 @@ def decode(commands: Any, *, screen_size: tuple[int, int]) -> actions.Action:
     answer = before[0][1].get('text') if before else ''
     if before and not answer:
       raise actions.ActionError('expected answer with text, got none')
-    _check_answer(answer)
     return _decode(name, fields, answer, screen_size)
   except actions.ActionError as error:
     raise JSONActionError(str(error)) from None
@@ -195,19 +198,13 @@ def _check_app_name(name: Any) -> None:
         f'got {actions.describe(name)}')
 
 
-def _check_answer(answer: Any) -> None:
-  if isinstance(answer, str) and not _MISREAD.isdisjoint(answer):
-    raise actions.ActionError(
-        f'expected an answer without any of "$`\\, got '
-        f'{actions.describe(answer)}')
-
-
 def encode(action: actions.Action, *,
            screen_size: tuple[int, int]) -> list[Command]:
   """Writes what says an action, for AndroidWorld's server to take in turn.
 
   `decode` reads the same action from it, points being moved to the nearest
-  pixel of the screen, and text that does not end with '\\n' getting it.
+  pixel of the screen, text that does not end with '\\n' getting it, and texts
+  being what a shell cannot misread; see the module.
 
   Args:
     action: what to say.
@@ -237,19 +234,19 @@ def encode(action: actions.Action, *,
   if action.kind == 'drag':
     return [command('swipe', direction=_swipe(action, screen_size))]
   if action.kind == 'type':
-    text = action.text.removesuffix('\n')
+    text = unicodedata.normalize('NFKD', action.text.removesuffix('\n'))
     return [command('input_text', text=text) if text
             else command('keyboard_enter')]
-  try:
-    if action.kind == 'open_app':
+  if action.kind == 'open_app':
+    try:
       _check_app_name(action.text)
-      return [command('open_app', app_name=action.text)]
-    _check_answer(action.text)
-  except actions.ActionError as error:
-    raise JSONActionError(str(error)) from None
+    except actions.ActionError as error:
+      raise JSONActionError(str(error)) from None
+    return [command('open_app', app_name=action.text)]
   for status, kind in _STATUS.items():
     if action.kind == kind:
-      answer = [command('answer', text=action.text)] if action.text else []
+      text = action.text.translate(_NOT_MISREAD)
+      answer = [command('answer', text=text)] if text else []
       return [*answer, command('status', goal_status=status)]
   raise JSONActionError(
       f'expected an action that AndroidWorld knows, got {action.kind}')

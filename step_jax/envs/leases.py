@@ -46,11 +46,11 @@ def lease(addresses: Sequence[str], *, name: str,
   Those that failed go last, the latest of them at the very end.
 
   Args:
-    addresses: to choose from.
+    addresses: to choose from; what differs by a '/' at its end is the same.
     name: of what they are, such as 'phones'; other names have other locks.
     check: called with a free address; raises `error` if it is of no use.
     error: what is raised.
-    seconds: to wait while all are taken; a process that is being killed holds
+    seconds: to wait while any is taken; a process that is being killed holds
       its address for a moment.
 
   Returns:
@@ -58,10 +58,12 @@ def lease(addresses: Sequence[str], *, name: str,
 
   Raises:
     ValueError: addresses is a string or empty.
-    Exception: `error`: all are taken, or none of the others passes the check.
+    Exception: `error`: all are taken, or what is not does not pass the check.
   """
   if isinstance(addresses, str) or not addresses:
     raise ValueError(f'expected a list of addresses, got {addresses!r}')
+  addresses = list(dict.fromkeys(
+      address.rstrip('/') for address in addresses))
   folder = _folder(name)
   deadline = time.monotonic() + seconds
   while True:
@@ -80,9 +82,10 @@ def lease(addresses: Sequence[str], *, name: str,
       except BaseException:
         taken.close()
         raise
-    if reasons:
+    late = time.monotonic() > deadline
+    if len(reasons) == len(addresses) or reasons and late:
       raise error('; '.join(reasons))
-    if time.monotonic() > deadline:
+    if late:
       raise error(
           f'expected one of {len(addresses)} {name} to be free, got none: use '
           'as many workers as there are addresses, at most')
