@@ -162,8 +162,8 @@ def test_an_action_that_the_phone_refuses_does_nothing_and_counts(
   _, info = _start(env, 'SettingsWifiTurnOn', expert=True)
   for _ in range(2):
     *_, info = env.step(info['expert_action'])
-  fake.failures['/execute_action'] = ['error']
-  _, reward, terminated, truncated, _ = env.step(_click('click', 0))
+  _, reward, terminated, truncated, _ = env.step(
+      Action(kind='open_app', text='Nowhere'))
   assert (reward, terminated, truncated) == (1., False, True)
   _start(env, 'SettingsWifiTurnOn')
   fake.failures['/execute_action'] = ['error', 'error']

@@ -85,8 +85,9 @@ class Phone:
     elif action_type == 'open_app':
       if not app_name:
         raise ValueError('No app name provided')
-      if app_name.lower() in apps.APPS:
-        state.open(app_name.lower())
+      if app_name.lower() not in apps.APPS:
+        raise RuntimeError(f'No activity of {app_name}')
+      state.open(app_name.lower())
 
   def _point(self, index, x, y):
     if index is not None:

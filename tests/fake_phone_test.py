@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from step_jax.envs import androidworld_client as client_lib
+from tests import androidworld_contract as contract
 from tests import fake_phone
 from tests import fake_phone_apps as apps
 from tests import fake_phone_tasks as tasks
@@ -24,58 +25,8 @@ def http():
     yield client  # uvicorn closes a connection after an error
 
 
-TASK = {'task_type': 'SettingsWifiTurnOn', 'task_idx': 0}
-NOBODY = {'task_type': 'Nobody', 'task_idx': 0}
-CLICK = {'action_type': 'click', 'x': 1, 'y': 1}
-
-
-# Every route, and every status that android_server.py gives.
-@pytest.mark.parametrize('method, route, params, body, status', [
-    ('POST', '/reset', {'go_home': True}, None, 200),
-    ('POST', '/reset', {'go_home': 'false'}, None, 200),
-    ('POST', '/reset', {}, None, 422),
-    ('GET', '/reset', {'go_home': True}, None, 405),
-    ('GET', '/screenshot', {'wait_to_stabilize': True}, None, 200),
-    ('GET', '/screenshot', {}, None, 422),
-    ('GET', '/screenshot', {'wait_to_stabilize': 'perhaps'}, None, 422),
-    ('POST', '/execute_action', {}, CLICK, 200),
-    ('POST', '/execute_action', {}, {'action_type': 'wait'}, 200),
-    ('POST', '/execute_action', {}, {'action_type': 'unknown'}, 200),
-    ('POST', '/execute_action', {}, {'action_type': 'click', 'index': 0}, 200),
-    ('POST', '/execute_action', {}, None, 422),
-    ('POST', '/execute_action', {}, [CLICK], 422),
-    ('POST', '/execute_action', {}, {}, 500),
-    ('POST', '/execute_action', {}, {'action_type': 'tap'}, 500),
-    ('POST', '/execute_action', {}, {'action_type': 'click'}, 500),
-    ('POST', '/execute_action', {}, {**CLICK, 'index': 0}, 500),
-    ('POST', '/execute_action', {}, {'action_type': 'click', 'index': 99}, 500),
-    ('POST', '/execute_action', {}, {**CLICK, 'more': 0}, 500),
-    ('POST', '/execute_action', {}, {**CLICK, 'keycode': 'ENTER'}, 500),
-    ('POST', '/execute_action', {}, {**CLICK, 'direction': 'in'}, 500),
-    ('POST', '/execute_action', {}, {'action_type': 'open_app'}, 500),
-    ('GET', '/suite/task_list', {'max_index': -1}, None, 200),
-    ('GET', '/suite/task_list', {}, None, 422),
-    ('GET', '/suite/task_length', {'task_type': 'NotesCreate'}, None, 200),
-    ('GET', '/suite/task_length', {'task_type': 'Nobody'}, None, 500),
-    ('GET', '/suite/task_length', {}, None, 422),
-    ('GET', '/suite/reinitialize', {}, None, 200),
-    ('GET', '/suite/reinitialize', {'seed': 'one'}, None, 422),
-    ('GET', '/suite/reinitialize', {'task_family': 'web'}, None, 400),
-    ('POST', '/suite/reinitialize', {}, None, 405),
-    *[(method, f'/task/{name}', params, None, status)
-      for method, name in (
-          ('POST', 'initialize'), ('POST', 'tear_down'), ('GET', 'goal'),
-          ('GET', 'template'))
-      for params, status in (
-          (TASK, 200), (NOBODY, 500), ({**TASK, 'task_idx': 2}, 500),
-          ({}, 422), ({**TASK, 'task_idx': 'a'}, 422))],
-    ('GET', '/task/score', TASK, None, 500),  # not initialised
-    ('GET', '/task/score', NOBODY, None, 500),
-    ('GET', '/task/score', {}, None, 422),
-    ('GET', '/health', {}, None, 200),
-    ('POST', '/close', {}, None, 200),
-    ('GET', '/', {}, None, 404),
-])
+@pytest.mark.parametrize(
+    'method, route, params, body, status', contract.REQUESTS)
 def test_routes_and_status_codes(http, method, route, params, body, status):
   response = http.request(method, route, params=params, json=body)
   assert response.status_code == status
@@ -103,14 +54,14 @@ def test_what_the_routes_answer(http):
   answer = get('/suite/reinitialize', n_task_combinations=3, seed=7)
   assert set(answer) == {'status', 'message'}
   assert get('/suite/task_length', task_type=names[0]) == {'length': 3}
-  assert get('/task/template', **TASK) == {'template': 'Turn wifi on.'}
-  assert get('/task/goal', **TASK) == {'goal': 'Turn wifi on.'}
-  post('/task/initialize', **TASK)
-  assert http.post('/task/initialize', params=TASK).status_code == 500
-  assert get('/task/score', **TASK) == {'score': 0.}
-  post('/task/tear_down', **TASK)
-  assert http.get('/task/score', params=TASK).status_code == 500
-  post('/task/initialize', **TASK)
+  assert get('/task/template', **contract.TASK) == {'template': 'Turn wifi on.'}
+  assert get('/task/goal', **contract.TASK) == {'goal': 'Turn wifi on.'}
+  post('/task/initialize', **contract.TASK)
+  assert http.post('/task/initialize', params=contract.TASK).status_code == 500
+  assert get('/task/score', **contract.TASK) == {'score': 0.}
+  post('/task/tear_down', **contract.TASK)
+  assert http.get('/task/score', params=contract.TASK).status_code == 500
+  post('/task/initialize', **contract.TASK)
   pixels = get('/screenshot', wait_to_stabilize=False)['pixels']
   assert np.shape(pixels) == (540, 240, 3)
   post('/reset', go_home=True)
