@@ -1,11 +1,13 @@
-"""A phone that is files of a folder: its programs, its settings, its screen.
+"""AndroidWorld's own server on a phone that is files of a folder.
 
-For `androidworld_server_check`. What `make_phone` writes as `adb` hands what it
-is told to `sh`, as a phone's adb does, with a path on which every program is
-this file: it notes its arguments, and keeps the settings.
+For `androidworld_server_check`, which says what Python `serve` needs. What
+`make_phone` writes as `adb` hands what it is told to `sh`, as a phone's adb
+does, with a path on which every program is this file: it notes its arguments,
+and keeps the settings.
 """
 
 import json
+import os
 import pathlib
 import stat
 import sys
@@ -91,8 +93,9 @@ def commands(folder, *programs):
   return [words for words in map(json.loads, lines) if words[0] in programs]
 
 
-def screen(np, folder):
+def screen(folder):
   """A picture [H, W, 3] of many digits, half of it green if wifi is on."""
+  import numpy as np   # which the phone's programs do without
   width, height = SIZE
   y, x = np.mgrid[:height, :width]
   picture = np.stack([x % 251, y % 241, (x + y) % 256], -1).astype(np.uint8)
@@ -101,5 +104,66 @@ def screen(np, folder):
   return picture
 
 
+def serve(android_world, folder, port):
+  """Runs upstream's server; only its way to an emulator is replaced."""
+  sys.path[:0] = [android_world, os.path.join(android_world, 'server')]
+  from android_env import environment
+  from android_env import loader
+  from android_env.components import adb_controller
+  from android_env.components import config_classes
+  from android_env.components import coordinator
+  from android_env.components import device_settings
+  from android_env.components import log_stream
+  from android_env.components import task_manager
+  from android_env.components.simulators.fake import fake_simulator
+  from android_world.env import android_world_controller as controller_lib
+  from android_world.env import env_launcher
+  from android_world.env import interface
+  import uvicorn
+
+  class Silence(log_stream.LogStream):
+    """No log: that of the fake simulator draws from `random`, as tasks do."""
+
+    def _get_stream_output(self):
+      return iter(())
+
+    def stop_stream(self):
+      pass
+
+  class Simulator(fake_simulator.FakeSimulator):
+    """Draws the switch, and calls our adb as it would call the real one."""
+
+    def create_adb_controller(self):
+      return adb_controller.AdbController(config_classes.AdbControllerConfig(
+          adb_path=str(folder / 'adb'), device_name='phone'))
+
+    def create_log_stream(self):
+      return Silence()
+
+    def _get_screenshot_impl(self):
+      return screen(folder)
+
+  def load(**_):
+    task = task_manager.TaskManager(loader._load_task(
+        config_classes.FilesystemTaskConfig(
+            path=controller_lib._write_default_task_proto())))
+    simulator = Simulator(config_classes.FakeSimulatorConfig(
+        screen_dimensions=SIZE[::-1]))
+    env = environment.AndroidEnv(
+        simulator=simulator, task_manager=task,
+        coordinator=coordinator.Coordinator(
+            simulator, task, device_settings.DeviceSettings(simulator)))
+    return interface.AsyncAndroidEnv(controller_lib.AndroidWorldController(
+        env, controller_lib.A11yMethod.NONE))
+
+  env_launcher.load_and_setup_env = load
+  import android_server
+  uvicorn.run(android_server.app, host='127.0.0.1', port=port,
+              log_level='warning')
+
+
 if __name__ == '__main__':
-  sys.exit(run_program(pathlib.Path(sys.argv[1]), sys.argv[2:]))
+  if sys.argv[1] == '--serve':
+    serve(sys.argv[4], pathlib.Path(sys.argv[2]), int(sys.argv[3]))
+  else:
+    sys.exit(run_program(pathlib.Path(sys.argv[1]), sys.argv[2:]))

@@ -41,7 +41,7 @@ class Event(NamedTuple):
   kind: str
   job: Job
   worker: int   # 0 .. num_workers - 1, the number that `act` takes
-  attempt: int   # 0 at first
+  attempt: int   # 0 at first; the same again if a failure cost none
   observation: Any = None   # at 'observation' only
   reward: float = 0.0
   info: dict[str, Any] = {}
@@ -79,7 +79,7 @@ class WorkerPool:
 
   What can be neither started nor reset is tried again after a pause that grows.
   That costs the jobs an attempt only while no other worker could play them, or
-  if it was the first time, when the job itself might be what is wrong.
+  before it has failed twice, when the job itself might be what is wrong.
 
   Use it as a context manager: no process outlives it, nor, should it be
   killed, the process that made it. Each worker has a temporary folder of its
@@ -93,7 +93,8 @@ class WorkerPool:
     num_workers: number of processes.
     step_timeout: seconds for a step, and for a reset but a worker's first.
     start_timeout: seconds for the factory, and for a worker's first reset.
-    max_retries: how often a job is played again after a failure.
+    max_retries: how often a job is played again after failures that cost it
+      an attempt.
     close_timeout: seconds for environments to close at the end.
 
   Raises:
@@ -234,9 +235,10 @@ class WorkerPool:
 
   def _assign(self) -> None:
     """Gives queued jobs to idle workers; starts missing workers for them."""
-    for index, worker in enumerate(self._workers):
+    for index in sorted(range(len(self._workers)), key=self._is_sick):
       if not self._queue:
         return
+      worker = self._workers[index]
       if worker is None:
         if not self._others_can_play(index) or (
             time.monotonic() >= self._retry_at[index]):
@@ -342,12 +344,13 @@ class WorkerPool:
       self._pauses[index] = min(2 * self._pauses[index], _MAX_PAUSE)
 
   def _is_sick(self, index: int) -> bool:
-    """Whether what was started there last was never reset."""
+    """Whether a start or a first reset failed, and no reset came since."""
     return self._pauses[index] > _MIN_PAUSE
 
   def _others_can_play(self, index: int) -> bool:
-    """Whether there is another worker; one that starts, if none ever did."""
+    """Whether there is another worker, or one starts that may be well."""
     return any(
         worker is not None and (
-            worker.state != 'starting' or not self._any_ready)
+            worker.state != 'starting' or not self._any_ready
+            or not self._is_sick(other))
         for other, worker in enumerate(self._workers) if other != index)

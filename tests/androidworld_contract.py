@@ -1,6 +1,7 @@
 """Requests to AndroidWorld's server, and the statuses that it answers.
 
-Every route of server/android_server.py, each with every status that it gives.
+Every route of server/android_server.py, each with every status by which it
+answers mistakes.
 The tests ask the fake phone; `benchmarks/androidworld_server_check.py` asks the
 server itself, in this order, with names of its own tasks.
 """

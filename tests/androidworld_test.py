@@ -168,15 +168,19 @@ def test_an_action_that_the_phone_refuses_does_nothing_and_counts(
   _start(env, 'SettingsWifiTurnOn')
   fake.failures['/execute_action'] = ['error', 'error']
   assert env.step(Action(kind='done', text='42'))[1:3] == (0., True)
+  assert fake.requests[-3:] == ['/screenshot', '/task/score', '/task/tear_down']
 
 
-def test_a_phone_that_refuses_and_shows_nothing_is_broken(fake, make_env):
+@pytest.mark.parametrize('action', [
+    Action(kind='click', point=(.5, .5)), Action(kind='done')])
+def test_a_phone_that_refuses_and_shows_nothing_is_broken(
+    fake, make_env, action):
   env = make_env()
   _start(env, 'NotesVisit')
   fake.failures['/execute_action'] = ['error']
   fake.failures['/screenshot'] = ['error']
   with pytest.raises(client_lib.PhoneError, match='/screenshot failed'):
-    env.step(_click('click', 0))
+    env.step(action)
 
 
 @pytest.mark.parametrize('family, go_home', [

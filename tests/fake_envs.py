@@ -156,11 +156,13 @@ def one_healthy_factory(directory: str) -> gymnasium.Env:
 
 
 class SickEnv(CountEnv):
-  """The first of all processes resets and plays slowly, others never do."""
+  """The first of all processes starts and plays slowly, others never play."""
 
-  def __init__(self, directory: str):
+  def __init__(self, directory: str, start_seconds: float = 0.0):
     super().__init__()
     self._healthy = _is_first(directory)
+    if self._healthy:
+      time.sleep(start_seconds)
 
   def reset(self, **kwargs):
     if not self._healthy:

@@ -88,7 +88,6 @@ def test_a_score_may_be_a_part(http):
 
 @pytest.mark.parametrize('before, command, after', [
     ({}, {'action_type': 'open_app', 'app_name': 'Notes'}, {'app': 'notes'}),
-    ({}, {'action_type': 'open_app', 'app_name': 'Camera'}, {'app': ''}),
     ({}, {'action_type': 'click', 'index': 2}, {'app': 'messages'}),
     ({'app': 'notes'}, {'action_type': 'navigate_home'}, {'app': ''}),
     ({'app': 'notes', 'page': 'edit'}, {'action_type': 'navigate_back'},

@@ -327,6 +327,27 @@ def test_what_is_sick_uses_up_no_jobs(tmp_path, monkeypatch):
              if event.kind == 'finished') <= 2  # the first of either
 
 
+def test_what_is_sick_is_paused_while_another_starts(tmp_path):
+  make_env = functools.partial(fake_envs.SickEnv, str(tmp_path), 2.0)
+  with _pool(make_env) as pool:
+    event, *others = reversed(_play(pool, _jobs(0)))
+    assert event.kind == 'finished'
+    assert _kinds(others) == {'failed': len(others)}
+    assert pool.num_failures == len(others) <= 3  # after 1 and 2 seconds
+
+
+def test_a_job_goes_to_what_is_well_before_what_is_sick():
+  with _pool() as pool:
+    _wait_for_workers(pool)
+    _until(lambda: pool.wait(0.0) == [] and all(
+        worker.state == 'idle' for worker in pool._workers))
+    pool._pauses[0] *= 2   # as after a reset that failed
+    event, = _play(pool, _jobs(0))
+    assert event.worker == 1
+    event, = _play(pool, _jobs(0))
+    assert event.worker == 1
+
+
 def test_a_job_that_nobody_can_play_is_lost_whoever_else_plays(
     tmp_path, monkeypatch):
   monkeypatch.setattr(workers, '_MIN_PAUSE', 0.01)

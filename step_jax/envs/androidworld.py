@@ -12,7 +12,6 @@ instead of scoring 0, the reward is 1 only for a score of 1, and an episode of
 """
 
 from collections.abc import Callable, Sequence
-import contextlib
 import difflib
 from typing import Any
 
@@ -51,9 +50,9 @@ class AndroidWorldEnv(gymnasium.Env):
   `tasks[i]`, by default of the task `s % len(tasks)`, with the parameters that
   AndroidWorld draws for the seed. With `expert`, every info carries
   `expert_action`, the next step of the solver's script as tokens. `step` takes
-  action tokens, or an `actions.Action`; an illegal one, and one that the phone
-  refuses, does nothing and counts as a step. `info` has the task's name and, in
-  full, its instruction.
+  action tokens, or an `actions.Action`; an illegal one does nothing and counts
+  as a step, and one that the phone refuses counts whatever came of it. `info`
+  has the task's name and, in full, its instruction.
 
   Each environment, in whatever process of this user, takes one address that
   nobody has; it is free again when the process ends.
@@ -180,11 +179,14 @@ class AndroidWorldEnv(gymnasium.Env):
     truncated = not terminated and self._num_steps >= self.max_steps
     reward = 0.
     phone = self._connected()
+    refused = False
     try:
       for command in commands:
-        with contextlib.suppress(client_lib.RefusedError):  # it did nothing
+        try:
           phone.execute(command)
-      if commands and not terminated:
+        except client_lib.RefusedError:
+          refused = True
+      if commands and (refused or not terminated):
         self._look()
       if terminated or truncated:
         reward = float(phone.score(self._task) >= 1)

@@ -163,13 +163,14 @@ class Phone:
     """Does what a JSONAction says; long texts may take longer than a step.
 
     Raises:
-      RefusedError: the phone cannot do it, as opening an app that it has not;
-        or it cannot do anything any more, which the next screenshot tells.
+      RefusedError: the phone cannot do it, as opening an app that it has not,
+        or not in the seconds that the server gives it; or it cannot do anything
+        any more, which the next screenshot tells.
     """
-    num_words = len(str(command.get('text') or '').split())
     # The server types each word, and each gap, by a command of its own.
+    parts = re.findall('[^ \n]+|[ \n]', command.get('text') or '')
     self._ask('POST', '/execute_action', json=command, timeout=(
-        self._step_timeout + 2 * num_words * _TYPING_SECONDS))
+        self._step_timeout + len(parts) * _TYPING_SECONDS))
 
   def screenshot(self) -> np.ndarray:
     """Returns the screen [H, W, 3] uint8 as soon as it stands still."""

@@ -26,8 +26,8 @@ amount than `SCROLL_AMOUNT`.
 The server hands texts to a shell on the phone. Names of apps it does not
 escape: one with other signs than letters, digits, ' .+-', or with what looks
 like another argument, is an error. Nor answers: they are written without the
-four signs "$`\\. Text to type it escapes, and makes plain only then (NFKD, by
-which a full-width semicolon is one): it is written as plain as it ends up.
+four signs "$`\\. Text to type it escapes, and decomposes only then (NFKD, by
+which a full-width semicolon is one): it is written decomposed.
 """
 
 from collections.abc import Mapping
@@ -204,7 +204,8 @@ def encode(action: actions.Action, *,
 
   `decode` reads the same action from it, points being moved to the nearest
   pixel of the screen, text that does not end with '\\n' getting it, and texts
-  being what a shell cannot misread; see the module.
+  being what a shell cannot misread; see the module. It refuses text that has
+  grown beyond `actions.MAX_TEXT` so.
 
   Args:
     action: what to say.

@@ -13,6 +13,7 @@ import time
 from typing import IO, Any
 
 _PAUSE = 0.2  # seconds between two looks for what is free
+_MOMENT = 1.0  # seconds in which a process that is killed gives back its own
 
 
 class Lease:
@@ -50,7 +51,7 @@ def lease(addresses: Sequence[str], *, name: str,
     name: of what they are, such as 'phones'; other names have other locks.
     check: called with a free address; raises `error` if it is of no use.
     error: what is raised.
-    seconds: to wait while any is taken; a process that is being killed holds
+    seconds: to wait while all are taken; a process that is being killed holds
       its address for a moment.
 
   Returns:
@@ -66,25 +67,25 @@ def lease(addresses: Sequence[str], *, name: str,
       address.rstrip('/') for address in addresses))
   folder = _folder(name)
   deadline = time.monotonic() + seconds
+  reasons: dict[str, str] = {}
   while True:
-    reasons = []
     for address in sorted(
         addresses, key=lambda address: _last_failure(folder, address)):
-      taken = _take(folder, address)
-      if taken is None:
+      if address in reasons or (taken := _take(folder, address)) is None:
         continue
       try:
         check(address)
         return taken
       except error as reason:
-        reasons.append(str(reason))
+        reasons[address] = str(reason)
+        deadline = min(deadline, time.monotonic() + _MOMENT)
         taken.close()
       except BaseException:
         taken.close()
         raise
     late = time.monotonic() > deadline
     if len(reasons) == len(addresses) or reasons and late:
-      raise error('; '.join(reasons))
+      raise error('; '.join(reasons.values()))
     if late:
       raise error(
           f'expected one of {len(addresses)} {name} to be free, got none: use '
