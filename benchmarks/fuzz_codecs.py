@@ -12,7 +12,6 @@ same. Every string is a function of the seed and its number.
 """
 
 import collections
-import dataclasses
 import json
 import pathlib
 import sys
@@ -28,6 +27,7 @@ from step_jax.envs import actions  # noqa: E402
 from step_jax.envs import computer_13  # noqa: E402
 from step_jax.envs import json_action  # noqa: E402
 from step_jax.envs import ui_tars  # noqa: E402
+from tests import action_strategies  # noqa: E402
 
 _STRINGS = flags.DEFINE_integer(
     'strings', 1_000_000, 'how many', lower_bound=1)
@@ -125,11 +125,10 @@ def _as_json_action(commands):
 
   action = json_action.decode(commands, screen_size=_SCREEN)
   again = say(action)
-  if action.kind in ('type', 'done'):  # whose text is made plain
-    action = dataclasses.replace(action, text=again.text)
   # What lies between two pixels is moved to one, and the edge onto the screen.
   return action, say(again) == again and actions.matches(
-      action, again, tolerance=2 / min(_SCREEN))
+      action_strategies.as_androidworld_gets(action), again,
+      tolerance=2 / min(_SCREEN))
 
 
 def _commands(text):

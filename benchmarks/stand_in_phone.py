@@ -7,7 +7,6 @@ and keeps the settings.
 """
 
 import json
-import os
 import pathlib
 import stat
 import sys
@@ -104,9 +103,9 @@ def screen(folder):
   return picture
 
 
-def serve(android_world, folder, port):
+def serve(folder, port, android_world):
   """Runs upstream's server; only its way to an emulator is replaced."""
-  sys.path[:0] = [android_world, os.path.join(android_world, 'server')]
+  sys.path[:0] = [android_world, f'{android_world}/server']
   from android_env import environment
   from android_env import loader
   from android_env.components import adb_controller
@@ -164,6 +163,6 @@ def serve(android_world, folder, port):
 
 if __name__ == '__main__':
   if sys.argv[1] == '--serve':
-    serve(sys.argv[4], pathlib.Path(sys.argv[2]), int(sys.argv[3]))
+    serve(pathlib.Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
   else:
     sys.exit(run_program(pathlib.Path(sys.argv[1]), sys.argv[2:]))

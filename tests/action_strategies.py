@@ -1,5 +1,8 @@
 """Actions, texts and mutations for the tests of the codecs."""
 
+import dataclasses
+import unicodedata
+
 from hypothesis import strategies as st
 
 from step_jax.envs import actions
@@ -51,3 +54,14 @@ def some_actions(points=points, *, amounts=st.integers(1, actions.MAX_AMOUNT),
       'hotkey': {'keys': keys}, 'done': {'text': answers}}
   return st.one_of(
       [kind(name, **arguments.get(name, {})) for name in kinds])
+
+
+def as_androidworld_gets(action):
+  """The same action with the text that AndroidWorld's server is given."""
+  if action.kind == 'type':
+    text = unicodedata.normalize('NFKD', action.text.removesuffix('\n'))
+    return dataclasses.replace(action, text=text + '\n')
+  if action.kind == 'done':
+    text = ''.join(sign for sign in action.text if sign not in '"$`\\')
+    return dataclasses.replace(action, text=text)
+  return action

@@ -1,8 +1,6 @@
 """AndroidWorld's JSONAction: every type, every error, and round trips."""
 
-import dataclasses
 import math
-import unicodedata
 
 import hypothesis
 from hypothesis import strategies as st
@@ -206,17 +204,6 @@ def test_what_cannot_be_said_is_an_error(action, message):
 # Properties.
 
 
-def _as_it_arrives(action):
-  """The same action with the text that the server is given."""
-  if action.kind == 'type':
-    text = unicodedata.normalize('NFKD', action.text.removesuffix('\n'))
-    return dataclasses.replace(action, text=text + '\n')
-  if action.kind == 'done':
-    text = ''.join(sign for sign in action.text if sign not in '"$`\\')
-    return dataclasses.replace(action, text=text)
-  return action
-
-
 def _pixels(size):
   width, height = size
   return st.tuples(st.integers(0, width - 1).map(lambda x: x / width),
@@ -242,8 +229,8 @@ def test_encode_then_decode_is_the_identity(size):
       assert str(error).startswith('expected ')
       return
     said.add(action.kind)
-    assert json_action.decode(
-        commands, screen_size=size) == _as_it_arrives(action)
+    assert json_action.decode(commands, screen_size=size) == (
+        action_strategies.as_androidworld_gets(action))
 
   check()
   assert said == set(actions.KINDS) - {'right_click', 'hotkey', 'drag'}
@@ -258,7 +245,8 @@ def test_what_is_read_can_be_said_in_ui_tars(action):
   except json_action.JSONActionError:
     return
   decoded = _decode(commands)
-  assert actions.matches(decoded, _as_it_arrives(action), tolerance=.0015)
+  assert actions.matches(
+      decoded, action_strategies.as_androidworld_gets(action), tolerance=.0015)
   text = ui_tars.encode(decoded, convention='thousand', platform='mobile')
   _, read = ui_tars.decode(text, convention='thousand', platform='mobile')
   assert actions.matches(decoded, read, tolerance=.001)
@@ -306,7 +294,8 @@ def test_anything_raises_the_codecs_error_only(commands):
   else:
     again = json_action.encode(action, screen_size=SIZE)
     assert actions.matches(
-        _decode(again), _as_it_arrives(action), tolerance=.001)
+        _decode(again), action_strategies.as_androidworld_gets(action),
+        tolerance=.001)
 
 
 def test_the_strategy_of_commands_reaches_actions_and_errors():

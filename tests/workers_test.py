@@ -314,9 +314,13 @@ def test_what_is_down_does_not_use_up_the_jobs_of_what_is_up(tmp_path):
   assert pool.failures.keys() == {'start'}
 
 
-def test_what_is_sick_uses_up_no_jobs(tmp_path, monkeypatch):
+@pytest.fixture
+def short_pauses(monkeypatch):
   monkeypatch.setattr(workers, '_MIN_PAUSE', 0.01)
   monkeypatch.setattr(workers, '_MAX_PAUSE', 0.02)
+
+
+def test_what_is_sick_uses_up_no_jobs(tmp_path, short_pauses):
   make_env = functools.partial(fake_envs.SickEnv, str(tmp_path))
   with _pool(make_env, num_workers=3, max_retries=1) as pool:
     events = _play(pool, _jobs(*range(12)))
@@ -338,7 +342,6 @@ def test_what_is_sick_is_paused_while_another_starts(tmp_path):
 
 def test_a_job_goes_to_what_is_well_before_what_is_sick():
   with _pool() as pool:
-    _wait_for_workers(pool)
     _until(lambda: pool.wait(0.0) == [] and all(
         worker.state == 'idle' for worker in pool._workers))
     pool._pauses[0] *= 2   # as after a reset that failed
@@ -349,9 +352,7 @@ def test_a_job_goes_to_what_is_well_before_what_is_sick():
 
 
 def test_a_job_that_nobody_can_play_is_lost_whoever_else_plays(
-    tmp_path, monkeypatch):
-  monkeypatch.setattr(workers, '_MIN_PAUSE', 0.01)
-  monkeypatch.setattr(workers, '_MAX_PAUSE', 0.02)
+    tmp_path, short_pauses):
   make_env = _faulty(tmp_path / 'marks', _1=('fail_reset', 99),
                      _2=('fail_reset', 99))
   with _pool(make_env, num_workers=3) as pool:

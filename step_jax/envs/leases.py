@@ -83,13 +83,10 @@ def lease(addresses: Sequence[str], *, name: str,
       except BaseException:
         taken.close()
         raise
-    late = time.monotonic() > deadline
-    if len(reasons) == len(addresses) or reasons and late:
-      raise error('; '.join(reasons.values()))
-    if late:
-      raise error(
+    if len(reasons) == len(addresses) or time.monotonic() > deadline:
+      raise error('; '.join(reasons.values()) or (
           f'expected one of {len(addresses)} {name} to be free, got none: use '
-          'as many workers as there are addresses, at most')
+          'as many workers as there are addresses, at most'))
     time.sleep(_PAUSE)
 
 
