@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import step_jax
-from step_jax import steps
+from step_jax.algorithm import steps
 
 _ROWS, _TOKENS, _STEPS, _GROUP, _TASKS = 23_295, 256, 15, 16, 128
 

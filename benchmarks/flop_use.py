@@ -31,7 +31,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
-from step_jax import losses  # noqa: E402
+from step_jax.algorithm import losses  # noqa: E402
 from step_jax.policies.qwen_vl import config as config_lib  # noqa: E402
 from step_jax.policies.qwen_vl import inputs as inputs_lib  # noqa: E402
 from step_jax.policies.qwen_vl import model as model_lib  # noqa: E402

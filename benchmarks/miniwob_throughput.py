@@ -26,9 +26,9 @@ import numpy as np  # noqa: E402
 from configs import miniwob as miniwob_config  # noqa: E402
 from experiments import setups  # noqa: E402
 from experiments import worlds  # noqa: E402
+from step_jax.policies import element  # noqa: E402
 from step_jax import rollout  # noqa: E402
 from step_jax import workers  # noqa: E402
-from step_jax.policies import element  # noqa: E402
 
 _WORKERS = flags.DEFINE_integer('workers', 4, 'processes')
 _EPISODES = flags.DEFINE_integer('episodes', 160, 'episodes to play')

@@ -31,9 +31,9 @@ from experiments import rounds  # noqa: E402
 from experiments import setups  # noqa: E402
 from experiments import warm_start  # noqa: E402
 from experiments import worlds  # noqa: E402
-from step_jax import credit  # noqa: E402
+from step_jax.algorithm import credit  # noqa: E402
+from step_jax.algorithm import steps  # noqa: E402
 from step_jax import rollout  # noqa: E402
-from step_jax import steps  # noqa: E402
 from step_jax import workers  # noqa: E402
 
 _CONFIG = config_flags.DEFINE_config_file('config', 'configs/osworld.py')

@@ -28,7 +28,7 @@ Variants: one for each method, such as `:step_grpo` or `:dapo`;
 import ml_collections
 
 from configs import common
-from step_jax import credit
+from step_jax.algorithm import credit
 
 
 def get_config(arg: str = ''):

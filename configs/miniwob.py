@@ -13,7 +13,7 @@ a half), and one for each method, such as `:rloo` or `:step_no_resampling`.
 """
 
 from configs import common
-from step_jax import credit
+from step_jax.algorithm import credit
 
 
 def get_config(arg: str = ''):

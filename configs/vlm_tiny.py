@@ -15,7 +15,7 @@ Variants: one for each method of steps, such as `:step_grpo`.
 """
 
 from configs import common
-from step_jax import credit
+from step_jax.algorithm import credit
 
 
 def get_config(arg: str = ''):

@@ -9,7 +9,7 @@ from typing import Any
 
 import ml_collections
 
-from step_jax import credit
+from step_jax.algorithm import credit
 
 # A resumed run may change these: they do not touch what is learned.
 FREE_FIELDS = (

@@ -11,8 +11,8 @@ import chex
 import jax
 import numpy as np
 
+from step_jax.algorithm import types
 from step_jax import rollout
-from step_jax import types
 
 
 def collect(

@@ -19,11 +19,11 @@ from experiments import policies
 from experiments import redrawing
 from experiments import setups
 from experiments import worlds
-from step_jax import credit
+from step_jax.algorithm import credit
+from step_jax.algorithm import types
+from step_jax.policies import base
 from step_jax import rollout
 from step_jax import streaming
-from step_jax import types
-from step_jax.policies import base
 
 
 class RunState(NamedTuple):

@@ -70,7 +70,7 @@ class Run(NamedTuple):
 
 def plan(part: str, workdir: pathlib.Path) -> list[Run]:
   """The runs of a part, in the order in which they are done."""
-  from step_jax import credit
+  from step_jax.algorithm import credit
   if part == 'sweep':
     return [
         Run(part, method, seed, ((_RATE, rate),)) for method, rate, seed
@@ -156,7 +156,7 @@ def _setup(run: Run, workdir: pathlib.Path) -> tuple[Any, Any, Any]:
 
   What runs have in common is compiled once in a process.
   """
-  from step_jax import credit
+  from step_jax.algorithm import credit
 
   shared, params, collect = _shared(workdir)
   config = _config(run.method, run.seed)

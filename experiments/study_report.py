@@ -10,7 +10,7 @@ import matplotlib.figure
 import numpy as np
 
 from experiments import study
-from step_jax import credit
+from step_jax.algorithm import credit
 
 _BASELINES = ('trajectory_grpo', 'step_grpo')
 # What the paper claims, as (with it, without it).

@@ -20,9 +20,9 @@ import tokenizers
 
 from experiments import checks
 from step_jax.envs import actions
+from step_jax.envs.osworld import screenshots as screenshots_lib
 from step_jax.envs import pictures
 from step_jax.envs import ui_tars
-from step_jax.envs.osworld import screenshots as screenshots_lib
 from step_jax.policies.qwen_vl import config as config_lib
 from step_jax.policies.qwen_vl import images
 from step_jax.policies.qwen_vl import inputs as inputs_lib

@@ -12,10 +12,10 @@ import ml_collections
 import numpy as np
 
 from experiments import checks
-from step_jax import simulation
-from step_jax import workers
 from step_jax.envs import base
 from step_jax.envs import pictures
+from step_jax import simulation
+from step_jax import workers
 
 _ALIASES = {
     'androidworld': 'step_jax.envs.androidworld:AndroidWorldEnv',

@@ -4,26 +4,26 @@ The functions and records listed here are pure and work on plain arrays; the
 host side (environments, workers, checkpoints) is imported by module.
 """
 
-from step_jax.advantages import gigpo_advantages
-from step_jax.advantages import group_relative_advantages
-from step_jax.advantages import leave_one_out_advantages
-from step_jax.advantages import step_group_advantages
-from step_jax.advantages import success_weighted_advantages
-from step_jax.credit import assign_credit
-from step_jax.credit import propose_tasks
+from step_jax.algorithm.advantages import gigpo_advantages
+from step_jax.algorithm.advantages import group_relative_advantages
+from step_jax.algorithm.advantages import leave_one_out_advantages
+from step_jax.algorithm.advantages import step_group_advantages
+from step_jax.algorithm.advantages import success_weighted_advantages
+from step_jax.algorithm.credit import assign_credit
+from step_jax.algorithm.credit import propose_tasks
+from step_jax.algorithm.losses import clipped_surrogate_loss
+from step_jax.algorithm.resampling import replacement_probability
+from step_jax.algorithm.resampling import resample_tasks
+from step_jax.algorithm.steps import flatten_steps
+from step_jax.algorithm.success_rate import count_outcomes
+from step_jax.algorithm.success_rate import ema_success_rate
+from step_jax.algorithm.success_rate import update_success_rate
+from step_jax.algorithm.types import LearnerState
+from step_jax.algorithm.types import RoundBatch
+from step_jax.algorithm.types import StepBatch
+from step_jax.algorithm.types import Trajectory
 from step_jax.learner import Learner
 from step_jax.learner import make_learner
-from step_jax.losses import clipped_surrogate_loss
-from step_jax.resampling import replacement_probability
-from step_jax.resampling import resample_tasks
-from step_jax.steps import flatten_steps
-from step_jax.success_rate import count_outcomes
-from step_jax.success_rate import ema_success_rate
-from step_jax.success_rate import update_success_rate
-from step_jax.types import LearnerState
-from step_jax.types import RoundBatch
-from step_jax.types import StepBatch
-from step_jax.types import Trajectory
 
 __all__ = (
     'Learner',

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from step_jax import types
+from step_jax.algorithm import types
 from step_jax import updates
 
 

@@ -12,8 +12,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from step_jax import credit
-from step_jax import types
+from step_jax.algorithm import credit
+from step_jax.algorithm import types
 from step_jax.policies import base
 
 

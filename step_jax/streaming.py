@@ -21,12 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from step_jax import credit
+from step_jax.algorithm import credit
+from step_jax.algorithm import types
 from step_jax import imitation
 from step_jax import learner as learner_lib
-from step_jax import types
-from step_jax import updates
 from step_jax.policies import base
+from step_jax import updates
 
 LoadBatches = Callable[[Iterable[Any]], Generator[Any, None, None]]
 

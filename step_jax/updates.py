@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from step_jax import losses
-from step_jax import types
+from step_jax.algorithm import losses
+from step_jax.algorithm import types
 
 
 class Totals(NamedTuple):

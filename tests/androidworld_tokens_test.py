@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from step_jax.envs.actions import Action
 from step_jax.envs import androidworld_tokens as tokens_lib
 from step_jax.envs import base
-from step_jax.envs.actions import Action
 
 WORDS = ('Send', 'apple', 'now')
 GRID = (20, 9)

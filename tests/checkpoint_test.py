@@ -10,8 +10,8 @@ import numpy as np
 import optax
 import pytest
 
+from step_jax.algorithm import types
 from step_jax import checkpoint
-from step_jax import types
 
 # Reads of other chunks fail after orbax has given up on the first.
 pytestmark = [

@@ -3,7 +3,7 @@ import ml_collections
 import pytest
 
 from experiments import checks
-from step_jax import credit
+from step_jax.algorithm import credit
 from tests import fake_config
 
 _NAN = float('nan')

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 import pytest
 
 from step_jax.envs import actions
-from step_jax.envs import computer_13
 from step_jax.envs.actions import Action
+from step_jax.envs import computer_13
 from tests import action_strategies
 
 thousand_cases = hypothesis.settings(

@@ -7,7 +7,7 @@ import pytest
 
 from experiments import checks
 from experiments import worlds
-from step_jax import credit
+from step_jax.algorithm import credit
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _FILES = sorted(

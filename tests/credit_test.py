@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import step_jax
-from step_jax import credit
-from step_jax import types
+from step_jax.algorithm import credit
+from step_jax.algorithm import types
 from step_jax.policies import base
 from step_jax.policies import element
 from tests import examples

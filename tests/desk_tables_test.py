@@ -7,11 +7,11 @@ import pytest
 from step_jax.envs.desk import apps
 from step_jax.envs.desk import env as desk_env
 from step_jax.envs.desk import layout
-from step_jax.envs.desk import simulator
-from step_jax.envs.desk import tasks as tasks_lib
 from step_jax.envs.desk.layout import Page
 from step_jax.envs.desk.layout import Variable
 from step_jax.envs.desk.layout import Widget
+from step_jax.envs.desk import simulator
+from step_jax.envs.desk import tasks as tasks_lib
 from tests import desk_reference
 
 _TASKS, _TABLES = simulator.TASKS, simulator.TABLES

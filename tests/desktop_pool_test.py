@@ -9,12 +9,12 @@ import time
 import numpy as np
 import pytest
 
+from step_jax.envs import osworld
+from step_jax.envs.osworld.desktop import processes
+from step_jax.envs.osworld import env as env_lib
+from step_jax.policies import element
 from step_jax import rollout
 from step_jax import workers
-from step_jax.envs import osworld
-from step_jax.envs.osworld import env as env_lib
-from step_jax.envs.osworld.desktop import processes
-from step_jax.policies import element
 
 pytestmark = pytest.mark.desktop
 

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from step_jax import types
+from step_jax.algorithm import types
 from step_jax.policies import element
 
 WORDS, ELEMENTS, TEXT_WORDS, VALUE_WORDS, FLAGS = 5, 6, 2, 2, 4

@@ -4,7 +4,7 @@
 """
 
 from configs import common
-from step_jax import credit
+from step_jax.algorithm import credit
 
 
 def get_config(arg: str = ''):

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 import pytest
 
 from step_jax.envs import actions
+from step_jax.envs.actions import Action
 from step_jax.envs import json_action
 from step_jax.envs import ui_tars
-from step_jax.envs.actions import Action
 from tests import action_strategies
 
 thousand_cases = hypothesis.settings(

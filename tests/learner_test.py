@@ -18,8 +18,8 @@ import optax
 import pytest
 
 import step_jax
+from step_jax.algorithm import types
 from step_jax import learner as learner_lib
-from step_jax import types
 from tests import examples
 
 TRACES: collections.Counter = collections.Counter()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import step_jax
-from step_jax import losses
+from step_jax.algorithm import losses
 from tests import reference
 
 SHAPE = (6, 3, 4)  # [S, K, L]

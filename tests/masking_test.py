@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from step_jax import masking
+from step_jax.algorithm import masking
 
 SHAPE = (4, 6)
 AXES = pytest.mark.parametrize('axis', [None, 0, 1, -1])

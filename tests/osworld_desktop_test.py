@@ -12,10 +12,10 @@ import pytest
 from step_jax.envs import actions
 from step_jax.envs import base
 from step_jax.envs.osworld import client as client_lib
+from step_jax.envs.osworld.desktop import processes
 from step_jax.envs.osworld import env as env_lib
 from step_jax.envs.osworld import machines
 from step_jax.envs.osworld import program
-from step_jax.envs.osworld.desktop import processes
 
 pytestmark = pytest.mark.desktop
 

@@ -11,7 +11,6 @@ from gymnasium.utils import env_checker
 import numpy as np
 import pytest
 
-from step_jax import workers
 from step_jax.envs import actions
 from step_jax.envs import base
 from step_jax.envs.osworld import checks
@@ -19,6 +18,7 @@ from step_jax.envs.osworld import client as client_lib
 from step_jax.envs.osworld import env as env_lib
 from step_jax.envs.osworld import machines
 from step_jax.envs.osworld import upstream
+from step_jax import workers
 from tests import fake_desktop
 
 DesktopError = client_lib.DesktopError

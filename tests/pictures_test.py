@@ -9,16 +9,16 @@ import json
 import numpy as np
 import pytest
 
-from step_jax import workers
 from step_jax.envs import actions
 from step_jax.envs import androidworld
 from step_jax.envs import miniwob
-from step_jax.envs import pictures
-from step_jax.envs import ui_tars
 from step_jax.envs.osworld import client as client_lib
 from step_jax.envs.osworld import env as osworld_env
 from step_jax.envs.osworld import machines
 from step_jax.envs.osworld import screenshots
+from step_jax.envs import pictures
+from step_jax.envs import ui_tars
+from step_jax import workers
 from tests import fake_desktop
 from tests import fake_phone
 from tests import fake_phone_tasks

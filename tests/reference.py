@@ -1,7 +1,7 @@
 """Slow oracles: the formulas of the method in explicit numpy loops.
 
 Written from the specification, in float64, one row at a time, and without a
-look at step_jax. Shapes are those of `step_jax.types`.
+look at step_jax. Shapes are those of `step_jax.algorithm.types`.
 """
 
 import math

@@ -5,10 +5,10 @@ import jax
 import numpy as np
 import pytest
 
-from step_jax import rollout
-from step_jax import workers
 from step_jax.envs import base as envs_base
 from step_jax.policies import element
+from step_jax import rollout
+from step_jax import workers
 from tests import fake_world
 
 _TASKS = ('press-1', 'press-2', 'press-3', 'type-1')

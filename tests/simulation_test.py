@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from step_jax import rollout
-from step_jax import simulation
-from step_jax import workers
 from step_jax.envs.desk import env as desk_env
 from step_jax.policies import base
 from step_jax.policies import element
+from step_jax import rollout
+from step_jax import simulation
+from step_jax import workers
 from tests import examples
 from tests import fake_world
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import step_jax
-from step_jax import steps
+from step_jax.algorithm import steps
 from tests import reference
 
 STEPS, CANDIDATES = 12, 8

@@ -7,7 +7,7 @@ import pytest
 from configs import osworld
 from experiments import study
 from experiments import study_report
-from step_jax import credit
+from step_jax.algorithm import credit
 
 
 @pytest.fixture(name='workdir')

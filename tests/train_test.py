@@ -19,7 +19,7 @@ from experiments import stopping
 from experiments import train
 from experiments import warm_start
 from experiments import worlds
-from step_jax import credit
+from step_jax.algorithm import credit
 from step_jax import metrics
 from step_jax import workers
 from tests import fake_config

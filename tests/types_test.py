@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import step_jax
-from step_jax import types
+from step_jax.algorithm import types
 
 FIELDS = {
     'Trajectory': (

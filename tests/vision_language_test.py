@@ -15,8 +15,8 @@ from experiments import checks
 from experiments import policies
 from experiments import vision_language
 from experiments import worlds
-from step_jax.envs import pictures
 from step_jax.envs.osworld import screenshots
+from step_jax.envs import pictures
 from step_jax.policies.qwen_vl import images
 from step_jax.policies.qwen_vl import prompts
 from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib

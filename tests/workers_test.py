@@ -493,8 +493,8 @@ def test_a_killed_keeper_is_reported(token, tmp_path):
 
 _SCRIPT = """
 import sys
-from tests import fake_envs
 from step_jax import workers
+from tests import fake_envs
 
 def make_env():
   return fake_envs.FaultyEnv(sys.argv[1], {0: ('children', 9)})

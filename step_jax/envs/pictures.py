@@ -28,8 +28,8 @@ from PIL import Image
 
 from step_jax.envs import actions
 from step_jax.envs import base
-from step_jax.envs import ui_tars
 from step_jax.envs.osworld import screenshots as screenshots_lib
+from step_jax.envs import ui_tars
 from step_jax.policies.qwen_vl import images
 
 _BOXES = 'element_box'

@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from step_jax import masking
+from step_jax.algorithm import masking
 
 # exp() of a larger log-ratio overflows float32 in the gradient; the clip range
 # is left long before.

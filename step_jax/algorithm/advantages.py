@@ -3,7 +3,7 @@
 import chex
 import jax.numpy as jnp
 
-from step_jax import masking
+from step_jax.algorithm import masking
 
 
 def success_weighted_advantages(

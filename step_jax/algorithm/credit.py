@@ -8,11 +8,11 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from step_jax import advantages as advantages_lib
-from step_jax import resampling
-from step_jax import steps
-from step_jax import success_rate as success_rate_lib
-from step_jax import types
+from step_jax.algorithm import advantages as advantages_lib
+from step_jax.algorithm import resampling
+from step_jax.algorithm import steps
+from step_jax.algorithm import success_rate as success_rate_lib
+from step_jax.algorithm import types
 
 
 def _success_weighted(trajectory, success_rate, group_size, state_fn):

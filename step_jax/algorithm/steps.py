@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from step_jax import types
+from step_jax.algorithm import types
 
 
 def flatten_steps(

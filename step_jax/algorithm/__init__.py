@@ -1,0 +1,1 @@
+"""The algorithm: pure functions of arrays, in the paper's own terms."""
