@@ -31,11 +31,11 @@ from PIL import ImageDraw  # noqa: E402
 
 from step_jax.algorithm import types  # noqa: E402
 from step_jax.envs.osworld import screenshots  # noqa: E402
-from step_jax import loader  # noqa: E402
+from step_jax.learning import loader  # noqa: E402
+from step_jax.learning import streaming  # noqa: E402
 from step_jax.policies.qwen_vl import config as config_lib  # noqa: E402
 from step_jax.policies.qwen_vl import images  # noqa: E402
 from step_jax.policies.qwen_vl import inputs  # noqa: E402
-from step_jax import streaming  # noqa: E402
 
 _TRAJECTORIES = flags.DEFINE_integer(
     'trajectories', 256, 'of 15 steps, each of which has a screenshot')

@@ -8,7 +8,7 @@ import ml_collections
 
 from experiments import checks
 from experiments import worlds
-from step_jax import loader
+from step_jax.learning import loader
 from step_jax.policies import base
 from step_jax.policies import element
 from step_jax.policies import grid

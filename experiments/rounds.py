@@ -21,9 +21,9 @@ from experiments import setups
 from experiments import worlds
 from step_jax.algorithm import credit
 from step_jax.algorithm import types
+from step_jax.learning import streaming
 from step_jax.policies import base
 from step_jax import rollout
-from step_jax import streaming
 
 
 class RunState(NamedTuple):

@@ -13,9 +13,9 @@ import optax
 from experiments import policies
 from experiments import worlds
 from step_jax.algorithm import credit
-from step_jax import learner as learner_lib
+from step_jax.learning import learner as learner_lib
+from step_jax.learning import streaming
 from step_jax.policies import base
-from step_jax import streaming
 
 
 class Setup(NamedTuple):

@@ -19,11 +19,11 @@ from step_jax.envs import actions
 from step_jax.envs import base as envs_base
 from step_jax.envs import pictures
 from step_jax.envs import ui_tars
-from step_jax import imitation
+from step_jax.learning import imitation
+from step_jax.learning import streaming
 from step_jax.policies import base
 from step_jax import rollout
 from step_jax import simulation
-from step_jax import streaming
 from step_jax import workers
 
 _DEMONSTRATIONS = 2**32 - 1  # in the place of a round in seeds

@@ -22,8 +22,8 @@ from step_jax.algorithm.types import LearnerState
 from step_jax.algorithm.types import RoundBatch
 from step_jax.algorithm.types import StepBatch
 from step_jax.algorithm.types import Trajectory
-from step_jax.learner import Learner
-from step_jax.learner import make_learner
+from step_jax.learning.learner import Learner
+from step_jax.learning.learner import make_learner
 
 __all__ = (
     'Learner',

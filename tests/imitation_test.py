@@ -6,7 +6,7 @@ import chex
 import jax
 import numpy as np
 
-from step_jax import imitation
+from step_jax.learning import imitation
 from step_jax.policies import element
 from tests import examples
 

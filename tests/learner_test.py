@@ -19,7 +19,7 @@ import pytest
 
 import step_jax
 from step_jax.algorithm import types
-from step_jax import learner as learner_lib
+from step_jax.learning import learner as learner_lib
 from tests import examples
 
 TRACES: collections.Counter = collections.Counter()

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from step_jax import loader
+from step_jax.learning import loader
 
 SECONDS = 30  # far more than anything here takes
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from step_jax.algorithm import types
-from step_jax import updates
+from step_jax.learning import updates
 
 
 class Learner(NamedTuple):

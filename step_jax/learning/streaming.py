@@ -23,10 +23,10 @@ import optax
 
 from step_jax.algorithm import credit
 from step_jax.algorithm import types
-from step_jax import imitation
-from step_jax import learner as learner_lib
+from step_jax.learning import imitation
+from step_jax.learning import learner as learner_lib
+from step_jax.learning import updates
 from step_jax.policies import base
-from step_jax import updates
 
 LoadBatches = Callable[[Iterable[Any]], Generator[Any, None, None]]
 

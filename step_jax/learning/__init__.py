@@ -1,0 +1,1 @@
+"""Learning: the optax update, one compilation for rounds of any size."""
