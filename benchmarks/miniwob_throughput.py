@@ -27,8 +27,8 @@ from configs import miniwob as miniwob_config  # noqa: E402
 from experiments import setups  # noqa: E402
 from experiments import worlds  # noqa: E402
 from step_jax.policies import element  # noqa: E402
-from step_jax import rollout  # noqa: E402
-from step_jax import workers  # noqa: E402
+from step_jax.rollout import collect as collect_lib  # noqa: E402
+from step_jax.rollout import workers  # noqa: E402
 
 _WORKERS = flags.DEFINE_integer('workers', 4, 'processes')
 _EPISODES = flags.DEFINE_integer('episodes', 160, 'episodes to play')
@@ -58,7 +58,7 @@ def _ours(setup, act):
       for slot in range(_EPISODES.value)]
   with worlds.make_pool(setup.world, setup.config) as pool:
     play = functools.partial(
-        rollout.collect, pool, act=act, example=setup.world.example,
+        collect_lib.collect, pool, act=act, example=setup.world.example,
         codec=setup.codec, num_tokens=element.NUM_TOKENS,
         max_steps=setup.config.max_steps)
     play(jobs[:_WORKERS.value])  # browsers and compilation
@@ -82,7 +82,8 @@ def _theirs(setup, act):
   start = time.monotonic()
   while episodes < _EPISODES.value:
     seen = observations | {'history': history}
-    sample = act(rollout.Rows(np.arange(count), step_ids, seen, [{}] * count))
+    sample = act(collect_lib.Rows(
+        np.arange(count), step_ids, seen, [{}] * count))
     tokens = np.asarray(sample.tokens)
     steps += int(running.sum())
     for i in range(count):
@@ -107,10 +108,10 @@ def main(_):
   config.env.num_workers = _WORKERS.value
   config.policy.acting_batch_size = _WORKERS.value
   setup = setups.make_setup(config, worlds.make_world(config))
-  player = rollout.Player(
+  player = collect_lib.Player(
       setup.policy.init(jax.random.key(0)), jax.random.key(1),
       config.temperature)
-  act = rollout.policy_actor(
+  act = collect_lib.policy_actor(
       setup.policy, player, batch_size=_WORKERS.value)
   rates = {}
   for name, play in (('workers', _ours), ('AsyncVectorEnv', _theirs),

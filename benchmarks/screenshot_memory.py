@@ -30,12 +30,12 @@ from PIL import Image  # noqa: E402
 from PIL import ImageDraw  # noqa: E402
 
 from step_jax.algorithm import types  # noqa: E402
-from step_jax.envs.osworld import screenshots  # noqa: E402
 from step_jax.learning import loader  # noqa: E402
 from step_jax.learning import streaming  # noqa: E402
 from step_jax.policies.qwen_vl import config as config_lib  # noqa: E402
 from step_jax.policies.qwen_vl import images  # noqa: E402
 from step_jax.policies.qwen_vl import inputs  # noqa: E402
+from step_jax.rollout import pictures  # noqa: E402
 
 _TRAJECTORIES = flags.DEFINE_integer(
     'trajectories', 256, 'of 15 steps, each of which has a screenshot')
@@ -144,7 +144,7 @@ def main(argv):
   del argv
   count = _STEPS * _TRAJECTORIES.value
   with tempfile.TemporaryDirectory() as folder:
-    store = screenshots.ScreenshotStore(folder)
+    store = pictures.ScreenshotStore(folder)
     learner = streaming.make_learner(
         _log_prob, optax.sgd(1e-3), micro_batch_size=_BATCH,
         load=functools.partial(

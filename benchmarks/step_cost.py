@@ -33,8 +33,8 @@ from experiments import warm_start  # noqa: E402
 from experiments import worlds  # noqa: E402
 from step_jax.algorithm import credit  # noqa: E402
 from step_jax.algorithm import steps  # noqa: E402
-from step_jax import rollout  # noqa: E402
-from step_jax import workers  # noqa: E402
+from step_jax.rollout import collect as collect_lib  # noqa: E402
+from step_jax.rollout import workers  # noqa: E402
 
 _CONFIG = config_flags.DEFINE_config_file('config', 'configs/osworld.py')
 _METHODS = flags.DEFINE_list('methods', list(credit.METHODS), 'to be timed')
@@ -47,7 +47,7 @@ def _step_costs(setup, params, collect):
   num_slots = config.num_base_tasks * config.group_size
   jobs = [workers.Job(slot, slot % len(setup.world.tasks), slot)
           for slot in range(num_slots)]
-  player = rollout.Player(params, jax.random.key(1), config.temperature)
+  player = collect_lib.Player(params, jax.random.key(1), config.temperature)
   num_candidates = config.group_size // 2
 
   def augment(trajectory):

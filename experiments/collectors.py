@@ -12,12 +12,12 @@ import numpy as np
 from experiments import checks
 from experiments import progress as progress_lib
 from experiments import worlds
-from step_jax import rollout
-from step_jax import simulation
-from step_jax import workers
+from step_jax.rollout import collect as collect_lib
+from step_jax.rollout import simulation
+from step_jax.rollout import workers
 
 # (jobs, player, name) -> Collection; no player is the expert.
-Collector = Callable[..., rollout.Collection]
+Collector = Callable[..., collect_lib.Collection]
 
 
 def make_jobs(
@@ -69,7 +69,7 @@ def open_collector(
     return
   with worlds.make_pool(setup.world, setup.config) as pool:
     try:
-      while not pool.wait_for_start(rollout.POLL_SECONDS):
+      while not pool.wait_for_start(collect_lib.POLL_SECONDS):
         if should_stop():
           raise KeyboardInterrupt
       yield _in_processes(setup, pool, progress, should_stop)
@@ -85,12 +85,12 @@ def _in_processes(
     act: Any
     if player is None:
       act = functools.partial(
-          rollout.expert_actor, encode=setup.codec.encode)
+          collect_lib.expert_actor, encode=setup.codec.encode)
     else:
-      act = rollout.policy_actor(
+      act = collect_lib.policy_actor(
           setup.policy, player,
           batch_size=setup.config.policy.acting_batch_size)
-    return rollout.collect(
+    return collect_lib.collect(
         pool, jobs, act, example=setup.world.example, codec=setup.codec,
         num_tokens=setup.codec.num_tokens, max_steps=setup.config.max_steps,
         should_stop=should_stop, on_progress=progress.episodes(name))
@@ -111,7 +111,8 @@ def simulated(
     del name
     simulate = by_policy
     if player is None:
-      simulate, player = by_expert, rollout.Player((), jax.random.key(0), 0.)
+      simulate = by_expert
+      player = collect_lib.Player((), jax.random.key(0), 0.)
     _, task_ids, seeds = np.array([job[:3] for job in sorted(jobs)], np.int32).T
     trajectory = simulate(
         player.rng_key, player.params, jnp.asarray(task_ids),
@@ -119,5 +120,5 @@ def simulated(
     num_steps = int(trajectory.step_mask.sum())
     if should_stop():
       raise KeyboardInterrupt
-    return rollout.Collection(trajectory, num_steps, 0)
+    return collect_lib.Collection(trajectory, num_steps, 0)
   return collect

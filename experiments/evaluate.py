@@ -24,8 +24,8 @@ from rich import table as rich_table
 
 from experiments import checks
 from experiments import worlds
-from step_jax import rollout
-from step_jax import workers
+from step_jax.rollout import collect as collect_lib
+from step_jax.rollout import workers
 
 Evaluation = dict[str, dict[str, Any]]
 
@@ -36,7 +36,7 @@ def evaluate(
     config: ml_collections.ConfigDict,
     tasks: Sequence[str],
     params: Any,
-    collect: Callable[..., rollout.Collection],
+    collect: Callable[..., collect_lib.Collection],
     *,
     episodes: int,
 ) -> Evaluation:
@@ -53,7 +53,7 @@ def evaluate(
     `{task: {'success_rate', 'episodes'}}`; lost episodes are not counted, and
     a task all of whose episodes were lost has success rate None.
   """
-  solved, valid = play(len(tasks), rollout.Player(
+  solved, valid = play(len(tasks), collect_lib.Player(
       params, jax.random.key(config.seed), config.eval_temperature),
       collect, episodes=episodes)
   return {
@@ -66,8 +66,8 @@ def evaluate(
 
 def play(
     num_tasks: int,
-    player: rollout.Player,
-    collect: Callable[..., rollout.Collection],
+    player: collect_lib.Player,
+    collect: Callable[..., collect_lib.Collection],
     *,
     episodes: int,
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ from typing import Any
 from rich import console as rich_console
 from rich import progress as rich_progress
 
-from step_jax import rollout
+from step_jax.rollout import collect as collect_lib
 
 
 class RunProgress:
@@ -50,12 +50,12 @@ class RunProgress:
     """Begins to count, and to estimate, after the rounds that are done."""
     self._bars.reset(self._rounds, completed=done)
 
-  def episodes(self, name: str) -> Callable[[rollout.Progress], None]:
+  def episodes(self, name: str) -> Callable[[collect_lib.Progress], None]:
     """Starts the lower bar; returns what `collect` reports to."""
     self._bars.reset(
         self._episodes, description=name, total=None, visible=True, note='')
 
-    def report(progress: rollout.Progress) -> None:
+    def report(progress: collect_lib.Progress) -> None:
       self._bars.update(
           self._episodes, completed=progress.finished, total=progress.total,
           note=f'{progress.succeeded} succeeded')

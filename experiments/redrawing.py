@@ -12,18 +12,18 @@ import jax
 import numpy as np
 
 from step_jax.algorithm import types
-from step_jax import rollout
+from step_jax.rollout import collect as collect_lib
 
 
 def collect(
     rng_key: chex.PRNGKey,
     base_ids: np.ndarray,
     later_ids: Iterable[int],
-    play: Callable[[chex.PRNGKey, np.ndarray], rollout.Collection],
+    play: Callable[[chex.PRNGKey, np.ndarray], collect_lib.Collection],
     *,
     group_size: int,
     num_tasks: int,
-) -> rollout.Collection:
+) -> collect_lib.Collection:
   """Collects a round in two waves of Q*G/2 trajectories.
 
   Every base task plays half of its G slots; a task whose outcomes so far are
@@ -55,7 +55,7 @@ def collect(
         [x.reshape((-1, copies) + x.shape[1:]) for x in halves], axis=1)
     return joined.reshape((-1,) + joined.shape[2:])
 
-  return rollout.Collection(
+  return collect_lib.Collection(
       jax.tree.map(join, first.trajectory, second.trajectory),
       first.environment_steps + second.environment_steps,
       first.environment_failures + second.environment_failures)

@@ -23,7 +23,7 @@ from step_jax.algorithm import credit
 from step_jax.algorithm import types
 from step_jax.learning import streaming
 from step_jax.policies import base
-from step_jax import rollout
+from step_jax.rollout import collect as collect_lib
 
 
 class RunState(NamedTuple):
@@ -93,7 +93,7 @@ def _collect_round(
     task_key: jax.Array,
     rollout_key: jax.Array,
     collect: collectors.Collector,
-) -> rollout.Collection:
+) -> collect_lib.Collection:
   """The round's Q*G trajectories, of the tasks that the method proposes."""
   config, method = setup.config, setup.method
 
@@ -101,7 +101,7 @@ def _collect_round(
     jobs = collectors.make_jobs(
         config.seed, round_index, task_ids,
         np.zeros(0, int) if method.redraw else base_ids)
-    player = rollout.Player(state.learner.params, key, config.temperature)
+    player = collect_lib.Player(state.learner.params, key, config.temperature)
     return collect(jobs, player, name=f'round {round_index}')
 
   if method.redraw:

@@ -127,10 +127,10 @@ def _evaluate(setup: Any, params: Any, collect: Any) -> tuple[Any, Any]:
   import jax
 
   from experiments import evaluate
-  from step_jax import rollout
+  from step_jax.rollout import collect as collect_lib
 
   def success(num_tasks, episodes, temperature):
-    player = rollout.Player(params, jax.random.key(0), temperature)
+    player = collect_lib.Player(params, jax.random.key(0), temperature)
     solved, _ = evaluate.play(
         num_tasks, player, functools.partial(collect, name=''),
         episodes=episodes)

@@ -20,8 +20,7 @@ import tokenizers
 
 from experiments import checks
 from step_jax.envs import actions
-from step_jax.envs.osworld import screenshots as screenshots_lib
-from step_jax.envs import pictures
+from step_jax.envs import picture_env
 from step_jax.envs import ui_tars
 from step_jax.policies.qwen_vl import config as config_lib
 from step_jax.policies.qwen_vl import images
@@ -30,6 +29,7 @@ from step_jax.policies.qwen_vl import positions
 from step_jax.policies.qwen_vl import prompts
 from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
 from step_jax.policies.qwen_vl import vocabulary as vocabulary_lib
+from step_jax.rollout import pictures
 
 STOPS = (tokenizer_lib.END, tokenizer_lib.END_OF_TEXT)
 
@@ -79,7 +79,7 @@ class VisionCodec:
         'prompt': prompt,
         'screenshot': observation['screenshot'],
         'size': observation['size'],
-        'state': pictures.digest(
+        'state': picture_env.digest(
             observation['digest'].tobytes() + instruction.encode()),
         'element_box': observation['element_box']}
 
@@ -182,9 +182,9 @@ class VisionCodec:
     return {name: self._options[name] for name in ('min_pixels', 'max_pixels')}
 
   @functools.cached_property
-  def _store(self) -> screenshots_lib.ScreenshotStore:
+  def _store(self) -> pictures.ScreenshotStore:
     # Those who write pictures remove the oldest.
-    return screenshots_lib.ScreenshotStore(self._folder, capacity=sys.maxsize)
+    return pictures.ScreenshotStore(self._folder, capacity=sys.maxsize)
 
   def _cut(self, tokens: Any) -> list[int]:
     """A response without the token that ends it and what follows."""
@@ -202,6 +202,6 @@ class VisionCodec:
 
   def _read(self, row: Any, tokens: np.ndarray, size: tuple[int, int] | None
             ) -> actions.Action | None:
-    return pictures.read(
+    return picture_env.read(
         self.decode(row, tokens), convention=self._options.convention,
         image_size=size, platform=self._platform)

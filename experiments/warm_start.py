@@ -17,14 +17,14 @@ from experiments import policies
 from experiments import worlds
 from step_jax.envs import actions
 from step_jax.envs import base as envs_base
-from step_jax.envs import pictures
+from step_jax.envs import picture_env
 from step_jax.envs import ui_tars
 from step_jax.learning import imitation
 from step_jax.learning import streaming
 from step_jax.policies import base
-from step_jax import rollout
-from step_jax import simulation
-from step_jax import workers
+from step_jax.rollout import collect as collect_lib
+from step_jax.rollout import simulation
+from step_jax.rollout import workers
 
 _DEMONSTRATIONS = 2**32 - 1  # in the place of a round in seeds
 
@@ -34,7 +34,7 @@ def warm_start(
     world: worlds.World,
     policy: base.Policy,
     params: Any,
-    collect: Callable[..., rollout.Collection],
+    collect: Callable[..., collect_lib.Collection],
     say: Callable[[str], None],
 ) -> Any:
   """Returns parameters after imitation, from the cache if they are there.
@@ -116,7 +116,7 @@ def _cache_path(
   if make_env is not world.make_env:
     sources += [pathlib.Path(policies.__file__).with_name('vision_language.py'),
                 *map(pathlib.Path, (
-                    actions.__file__, pictures.__file__, streaming.__file__,
+                    actions.__file__, picture_env.__file__, streaming.__file__,
                     ui_tars.__file__)),
                 *sorted((pathlib.Path(inspect.getfile(base)).parent
                          / 'qwen_vl').glob('*.py'))]

@@ -13,9 +13,9 @@ import numpy as np
 
 from experiments import checks
 from step_jax.envs import base
-from step_jax.envs import pictures
-from step_jax import simulation
-from step_jax import workers
+from step_jax.envs import picture_env
+from step_jax.rollout import simulation
+from step_jax.rollout import workers
 
 _ALIASES = {
     'androidworld': 'step_jax.envs.androidworld:AndroidWorldEnv',
@@ -45,8 +45,8 @@ def make_world(
   TRAIN_TASKS and HELD_OUT_TASKS, or finds task files with
   `find_tasks(env.tasks, split)`. It may have `example`, which takes the same
   arguments, if its observations have other sizes, `check_requirements` and
-  `make_simulator`. A vision-language policy drives it by `pictures.PictureEnv`,
-  which says what else it has to have.
+  `make_simulator`. A vision-language policy drives it by
+  `picture_env.PictureEnv`, which says what else it has to have.
 
   Args:
     config: the run's config.
@@ -78,7 +78,7 @@ def make_world(
   if config.policy.name == 'qwen_vl':
     return World(
         names, _show_pictures(config, make_env, len(names), workdir),
-        pictures.example(), None)
+        picture_env.example(), None)
   example = getattr(module, 'example', base.example)(**arguments)
   make_simulator = getattr(module, 'make_simulator', None)
   try:
@@ -105,7 +105,7 @@ def _show_pictures(
   options = {name: config.policy[name] for name in (
       'convention', 'min_pixels', 'max_pixels')}
   return functools.partial(
-      pictures.PictureEnv,
+      picture_env.PictureEnv,
       make_env=functools.partial(make_env, render_mode='rgb_array'),
       folder=str(workdir / 'screenshots'),
       platform=getattr(make_env.func, 'platform', 'desktop'),

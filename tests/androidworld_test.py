@@ -13,7 +13,7 @@ from step_jax.envs import androidworld_client as client_lib
 from step_jax.envs import androidworld_tasks
 from step_jax.envs import androidworld_tokens as tokens_lib
 from step_jax.envs import json_action
-from step_jax import workers
+from step_jax.rollout import workers
 from tests import fake_phone
 from tests import fake_phone_tasks as tasks
 

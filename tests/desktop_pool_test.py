@@ -13,8 +13,8 @@ from step_jax.envs import osworld
 from step_jax.envs.osworld.desktop import processes
 from step_jax.envs.osworld import env as env_lib
 from step_jax.policies import element
-from step_jax import rollout
-from step_jax import workers
+from step_jax.rollout import collect as collect_lib
+from step_jax.rollout import workers
 
 pytestmark = pytest.mark.desktop
 
@@ -52,7 +52,7 @@ class _Saboteur:
       if step_id == 1 and slot in self._left:
         name, number = self._left.pop(slot)
         os.kill(_find(self._worker_of(slot), name), number)
-    return rollout.expert_actor(rows)
+    return collect_lib.expert_actor(rows)
 
   def _worker_of(self, slot):
     return next(worker.pid for worker in self._pool._workers
@@ -67,7 +67,7 @@ def test_a_round_outlives_what_dies_and_freezes():
   with workers.WorkerPool(
       make_env, num_workers=2, step_timeout=25, start_timeout=60) as pool:
     saboteur = _Saboteur(pool)
-    collection = rollout.collect(
+    collection = collect_lib.collect(
         pool, jobs, saboteur, example=env_lib.example(), codec=codec,
         num_tokens=codec.num_tokens, max_steps=8)
     failures = pool.failures

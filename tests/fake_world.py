@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments import worlds
 from step_jax.envs import base
-from step_jax import workers
+from step_jax.rollout import workers
 
 TRAIN_TASKS = ('press-1', 'press-2', 'press-3', 'type-1')
 HELD_OUT_TASKS = ('press-4',)

@@ -18,7 +18,7 @@ from step_jax.envs.osworld import client as client_lib
 from step_jax.envs.osworld import env as env_lib
 from step_jax.envs.osworld import machines
 from step_jax.envs.osworld import upstream
-from step_jax import workers
+from step_jax.rollout import workers
 from tests import fake_desktop
 
 DesktopError = client_lib.DesktopError

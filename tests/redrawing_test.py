@@ -8,7 +8,7 @@ import pytest
 
 from experiments import redrawing
 from experiments import worlds
-from step_jax import rollout
+from step_jax.rollout import collect as collect_lib
 from tests import examples
 
 TASKS, BASE, GROUP, STEPS = 6, 4, 4, 3
@@ -27,7 +27,7 @@ def _play(rates, waves, seed=0, lost=0.):
     rng = np.random.default_rng([seed, len(waves)])
     trajectory = examples.trajectory(len(waves), task_ids, STEPS, lost=lost)
     successes = rng.random(len(task_ids)) < np.asarray(rates)[task_ids]
-    return rollout.Collection(trajectory.replace(
+    return collect_lib.Collection(trajectory.replace(
         successes=successes, returns=successes.astype(np.float32)),
         100 * len(waves), len(waves))
   return play
@@ -139,7 +139,7 @@ def test_every_array_is_joined_by_slots():
     trajectory = examples.trajectory(0, task_ids, STEPS, observations={
         'x': np.tile(number[:, None, None], (1, STEPS, 2))})
     played.append(trajectory.replace(returns=number))
-    return rollout.Collection(played[-1], 0, 0)
+    return collect_lib.Collection(played[-1], 0, 0)
 
   trajectory = _collect([0, 1, 2, 3], play).trajectory
   expected = [0, 1, 1000, 1001, 2, 3, 1002, 1003, 4, 5, 1004, 1005,
@@ -171,7 +171,7 @@ def test_a_jitted_simulator_compiles_once_for_both_waves():
 
   def play(key, task_ids):
     successes = simulate(key, jnp.asarray(task_ids))
-    return rollout.Collection(examples.trajectory(
+    return collect_lib.Collection(examples.trajectory(
         0, task_ids, STEPS, lost=0).replace(
             successes=successes, returns=successes.astype(jnp.float32)), 0, 0)
 

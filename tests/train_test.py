@@ -21,7 +21,7 @@ from experiments import warm_start
 from experiments import worlds
 from step_jax.algorithm import credit
 from step_jax import metrics
-from step_jax import workers
+from step_jax.rollout import workers
 from tests import fake_config
 from tests import fake_world
 

@@ -15,11 +15,11 @@ from experiments import checks
 from experiments import policies
 from experiments import vision_language
 from experiments import worlds
-from step_jax.envs.osworld import screenshots
-from step_jax.envs import pictures
+from step_jax.envs import picture_env
 from step_jax.policies.qwen_vl import images
 from step_jax.policies.qwen_vl import prompts
 from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
+from step_jax.rollout import pictures
 from tests import qwen_vl_examples
 
 P, L = 72, 40
@@ -43,7 +43,7 @@ def make_config(**changes):
 @pytest.fixture(scope='module', name='store')
 def made_store(tmp_path_factory):
   """Pictures 0 to 4; 2 and 3 are equal, 4 is large."""
-  store = screenshots.ScreenshotStore(tmp_path_factory.mktemp('store'))
+  store = pictures.ScreenshotStore(tmp_path_factory.mktemp('store'))
   rng = np.random.default_rng(0)
   drawn = [rng.integers(0, 256, (56, 56, 3), np.uint8) for _ in range(2)]
   drawn += [np.full((30, 40, 3), 7, np.uint8)] * 2
@@ -67,7 +67,7 @@ def made_tokenizer():
 
 def _observe(codec, number, instruction='Do click.', history=None):
   size = codec.observe.__self__._store.get(number).size
-  observation = pictures.example() | {
+  observation = picture_env.example() | {
       'screenshot': np.array(number, np.int32),
       'size': np.array(size, np.int32),
       'digest': np.full(4, number, np.int32)}
@@ -82,7 +82,7 @@ def _stack(rows):
 
 def test_a_row_has_the_shapes_of_an_example(made):
   _, codec = made
-  empty = codec.observe(pictures.example(), {}, codec.empty_history)
+  empty = codec.observe(picture_env.example(), {}, codec.empty_history)
   row = _observe(codec, 0)
   assert jax.tree.map(lambda x: (x.shape, x.dtype), row) == (
       jax.tree.map(lambda x: (x.shape, x.dtype), empty))

@@ -15,8 +15,8 @@ import uuid
 
 import pytest
 
-from step_jax import keeper
-from step_jax import workers
+from step_jax.rollout import keeper
+from step_jax.rollout import workers
 from tests import fake_envs
 
 _ROOT = pathlib.Path(__file__).parent.parent
@@ -493,7 +493,7 @@ def test_a_killed_keeper_is_reported(token, tmp_path):
 
 _SCRIPT = """
 import sys
-from step_jax import workers
+from step_jax.rollout import workers
 from tests import fake_envs
 
 def make_env():

@@ -14,7 +14,7 @@ from step_jax.envs import base
 from step_jax.envs.desk import draw
 from step_jax.envs.desk import simulator
 from step_jax.envs.desk import tasks as tasks_lib
-from step_jax import simulation
+from step_jax.rollout import simulation
 
 _NAMES = simulator.TASKS.names
 TRAIN_TASKS = _NAMES[:tasks_lib.NUM_TRAIN]  # their order is random

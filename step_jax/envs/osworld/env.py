@@ -29,11 +29,11 @@ from step_jax.envs.osworld import elements
 from step_jax.envs.osworld import evaluators
 from step_jax.envs.osworld import machines
 from step_jax.envs.osworld import program
-from step_jax.envs.osworld import screenshots as screenshots_lib
 from step_jax.envs.osworld import setup
 from step_jax.envs.osworld import solutions
 from step_jax.envs.osworld import tasks as tasks_lib
 from step_jax.envs.osworld import upstream
+from step_jax.rollout import pictures
 
 _START_SECONDS = 30.0  # for the first window of what a task starts
 _EXPERT_SECONDS = 15.0  # for an element that a scripted solution waits for
@@ -115,7 +115,7 @@ class OSWorldEnv(gymnasium.Env):
     reset_command: a command of this machine that restores a desktop which
       cannot do so itself, before each episode; '{address}' in it is replaced.
     screenshots: a folder for pictures of every step; empty takes none.
-    max_screenshot_size: see `screenshots.ScreenshotStore`.
+    max_screenshot_size: see `pictures.ScreenshotStore`.
     read_tree: False reads the screen's elements at the beginning only, and for
       a scripted solution: for policies that look at pictures.
     password: of the desktop's user, for tasks that name {CLIENT_PASSWORD}.
@@ -155,7 +155,7 @@ class OSWorldEnv(gymnasium.Env):
     self._read_tree = read_tree
     self._password = password
     self._python = desktop_env_python if evaluator == 'desktop_env' else ''
-    self._store = screenshots_lib.ScreenshotStore(
+    self._store = pictures.ScreenshotStore(
         screenshots, max_size=max_screenshot_size) if screenshots else None
     self._machine = machines.Machine(
         addresses, token=token or os.environ.get('STEP_JAX_DESKTOP_TOKEN', ''),

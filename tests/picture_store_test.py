@@ -4,14 +4,14 @@ import multiprocessing
 
 import pytest
 
-from step_jax.envs.osworld import screenshots
+from step_jax.rollout import pictures
 from tests import fake_desktop
 
 PICTURE = fake_desktop.picture((64, 36))
 
 
 def test_a_picture_comes_back_as_it_was(tmp_path):
-  store = screenshots.ScreenshotStore(tmp_path / 'a' / 'b')
+  store = pictures.ScreenshotStore(tmp_path / 'a' / 'b')
   numbers = [store.put(PICTURE), store.put(fake_desktop.picture((8, 8)))]
   assert numbers == [0, 1]
   assert store.get(0).size == (64, 36) and store.get(1).size == (8, 8)
@@ -19,14 +19,14 @@ def test_a_picture_comes_back_as_it_was(tmp_path):
 
 
 def test_pictures_can_be_made_smaller(tmp_path):
-  store = screenshots.ScreenshotStore(tmp_path, max_size=32)
+  store = pictures.ScreenshotStore(tmp_path, max_size=32)
   assert store.get(store.put(PICTURE)).size == (32, 18)
   small = store.get(store.put(fake_desktop.picture((8, 8))))
   assert small.size == (8, 8) and small.format == 'WEBP'
 
 
 def test_the_oldest_are_removed(tmp_path):
-  store = screenshots.ScreenshotStore(tmp_path, capacity=3)
+  store = pictures.ScreenshotStore(tmp_path, capacity=3)
   for number in range(5):
     assert store.put(PICTURE) == number
   assert sorted(path.name for path in tmp_path.glob('*.png')) == [
@@ -36,11 +36,11 @@ def test_the_oldest_are_removed(tmp_path):
 
 
 def test_numbers_go_on_in_another_run(tmp_path):
-  screenshots.ScreenshotStore(tmp_path).put(PICTURE)
-  assert screenshots.ScreenshotStore(tmp_path).put(PICTURE) == 1
+  pictures.ScreenshotStore(tmp_path).put(PICTURE)
+  assert pictures.ScreenshotStore(tmp_path).put(PICTURE) == 1
   for _ in range(4):
-    screenshots.ScreenshotStore(tmp_path).put(PICTURE)
-  smaller = screenshots.ScreenshotStore(tmp_path, capacity=2)
+    pictures.ScreenshotStore(tmp_path).put(PICTURE)
+  smaller = pictures.ScreenshotStore(tmp_path, capacity=2)
   assert len(list(tmp_path.glob('*.png'))) == 2
   assert smaller.put(PICTURE) == 6
   assert len(list(tmp_path.glob('*.png'))) == 2
@@ -49,17 +49,17 @@ def test_numbers_go_on_in_another_run(tmp_path):
 @pytest.mark.parametrize('number', [-1, 7])
 def test_unknown_numbers(tmp_path, number):
   with pytest.raises(KeyError):
-    screenshots.ScreenshotStore(tmp_path).get(number)
+    pictures.ScreenshotStore(tmp_path).get(number)
 
 
 @pytest.mark.parametrize('fields', [{'capacity': 0}, {'max_size': -1}])
 def test_arguments_are_checked(tmp_path, fields):
   with pytest.raises(ValueError, match='expected'):
-    screenshots.ScreenshotStore(tmp_path, **fields)
+    pictures.ScreenshotStore(tmp_path, **fields)
 
 
 def _write(folder, queue):
-  store = screenshots.ScreenshotStore(folder, capacity=50)
+  store = pictures.ScreenshotStore(folder, capacity=50)
   queue.put([store.put(PICTURE) for _ in range(40)])
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import gymnasium
 
-from step_jax import processes
+from step_jax.rollout import processes
 
 __all__ = ['Event', 'Job', 'WorkerPool', 'WorkerStartError']
 

@@ -28,9 +28,9 @@ from PIL import Image
 
 from step_jax.envs import actions
 from step_jax.envs import base
-from step_jax.envs.osworld import screenshots as screenshots_lib
 from step_jax.envs import ui_tars
 from step_jax.policies.qwen_vl import images
+from step_jax.rollout import pictures
 
 _BOXES = 'element_box'
 _NUM_WORDS = 4  # of a digest
@@ -87,7 +87,7 @@ class PictureEnv(gymnasium.Wrapper):
                min_pixels: int = images.MIN_PIXELS,
                max_pixels: int = images.MAX_PIXELS):
     super().__init__(make_env())
-    self._store = screenshots_lib.ScreenshotStore(folder, capacity=capacity)
+    self._store = pictures.ScreenshotStore(folder, capacity=capacity)
     self._form: dict[str, Any] = {
         'convention': convention, 'platform': platform}
     self._pixels = {'min_pixels': min_pixels, 'max_pixels': max_pixels}

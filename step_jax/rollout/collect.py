@@ -16,7 +16,7 @@ import numpy as np
 from step_jax.algorithm import credit
 from step_jax.algorithm import types
 from step_jax.policies import base
-from step_jax import workers
+from step_jax.rollout import workers
 
 POLL_SECONDS = 0.5  # how often a request to stop is looked at
 

@@ -1,6 +1,6 @@
 """The process that starts environment workers and buries them.
 
-One keeper serves one `WorkerPool`; `step_jax.processes` runs this file as a
+One keeper serves one `WorkerPool`; `rollout.processes` runs this file as a
 program. It holds nothing but the standard library and what the factory of the
 environments imports, so it forks a worker in milliseconds, away from the
 threads of JAX. It obeys ('factory', arguments), ('start', serial number),

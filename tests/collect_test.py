@@ -7,8 +7,8 @@ import pytest
 
 from step_jax.envs import base as envs_base
 from step_jax.policies import element
-from step_jax import rollout
-from step_jax import workers
+from step_jax.rollout import collect as collect_lib
+from step_jax.rollout import workers
 from tests import fake_world
 
 _TASKS = ('press-1', 'press-2', 'press-3', 'type-1')
@@ -44,8 +44,8 @@ def made_actor():
   params = jax.jit(policy.init)(jax.random.key(0))
 
   def make(batch_size=4, temperature=.7, policy=policy):
-    player = rollout.Player(params, jax.random.key(7), temperature)
-    return rollout.policy_actor(policy, player, batch_size=batch_size)
+    player = collect_lib.Player(params, jax.random.key(7), temperature)
+    return collect_lib.policy_actor(policy, player, batch_size=batch_size)
 
   make.policy, make.params = policy, params
   return make
@@ -53,7 +53,7 @@ def made_actor():
 
 def _half_expert(rows):
   """Knows the way, and goes astray at every other screen."""
-  sample = rollout.expert_actor(rows)
+  sample = collect_lib.expert_actor(rows)
   astray = np.sum(rows.observations['element_text'], (1, 2)) % 2 == 0
   sample.tokens[astray] = 0, 3, 0
   return sample._replace(
@@ -67,7 +67,7 @@ def _expert_jobs(jobs=tuple(_JOBS)):
 
 def _collect(pool, act, jobs=tuple(_JOBS), **options):
   with pool:
-    return rollout.collect(
+    return collect_lib.collect(
         pool, jobs, act, example=_EXAMPLE, codec=_CODEC,
         num_tokens=element.NUM_TOKENS, max_steps=_MAX_STEPS, **options)
 
@@ -127,7 +127,7 @@ def test_returns_are_the_rewards_of_the_world():
         seed=job.seed, options={'task_id': job.task_id, 'expert': True})
     done, length = False, 0
     while not done:
-      rows = rollout.Rows(np.zeros(1, int), None, jax.tree.map(
+      rows = collect_lib.Rows(np.zeros(1, int), None, jax.tree.map(
           lambda x: x[None], observation), [info])
       observation, reward, *ends, info = env.step(_half_expert(rows).tokens[0])
       done, length = any(ends), length + 1
@@ -188,7 +188,7 @@ def test_what_is_stored_is_what_the_policy_read(actor):
 def test_the_history_is_that_of_the_episode():
   trajectory = _collect(
       _local(num_workers=5, rng=np.random.default_rng(1)),
-      rollout.expert_actor, _expert_jobs()).trajectory
+      collect_lib.expert_actor, _expert_jobs()).trajectory
   assert trajectory.step_mask.sum(axis=1).max() == 3
   for slot, step in zip(*np.nonzero(trajectory.step_mask)):
     history = _CODEC.empty_history
@@ -270,7 +270,7 @@ def test_the_policy_is_called_with_one_shape(actor, num_rows):
 
   act = actor(policy=actor.policy._replace(sample=sample))
   rng = np.random.default_rng(0)
-  rows = rollout.Rows(
+  rows = collect_lib.Rows(
       np.arange(num_rows, dtype=np.int32), np.zeros(num_rows, np.int32),
       _screens(num_rows, rng), [{}] * num_rows)
   result = act(rows)
@@ -342,8 +342,8 @@ def test_an_environment_that_outlasts_its_steps_is_a_bug():
 
   jobs = [workers.Job(0, 2, 0, True)]
   with pytest.raises(RuntimeError, match='task 2'):
-    rollout.collect(
-        fake_world.LocalPool(make_env), jobs, rollout.expert_actor,
+    collect_lib.collect(
+        fake_world.LocalPool(make_env), jobs, collect_lib.expert_actor,
         example=_EXAMPLE, codec=_CODEC, num_tokens=3, max_steps=2)
 
 

@@ -1,6 +1,6 @@
 """Worker processes, started and killed through a keeper of their own.
 
-This is the side of `step_jax.keeper` that runs in the main process.
+This is the side of `step_jax.rollout.keeper` that runs in the main process.
 """
 from collections.abc import Callable
 import contextlib
@@ -13,7 +13,7 @@ import sys
 from typing import Any
 import weakref
 
-from step_jax import keeper
+from step_jax.rollout import keeper
 
 __all__ = ['Processes']
 

@@ -1,0 +1,1 @@
+"""Rollout: collecting trajectories, in processes or on the device."""
