@@ -27,7 +27,7 @@ import httpx  # noqa: E402
 import numpy as np  # noqa: E402
 
 from benchmarks import stand_in_phone  # noqa: E402
-from step_jax.envs.actions import Action  # noqa: E402
+from step_jax.codecs.actions import Action  # noqa: E402
 from step_jax.envs import androidworld  # noqa: E402
 from step_jax.envs import androidworld_client as client_lib  # noqa: E402
 from step_jax.envs import androidworld_tasks  # noqa: E402

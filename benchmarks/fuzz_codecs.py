@@ -23,10 +23,10 @@ from absl import app  # noqa: E402
 from absl import flags  # noqa: E402
 import numpy as np  # noqa: E402
 
-from step_jax.envs import actions  # noqa: E402
-from step_jax.envs import computer_13  # noqa: E402
-from step_jax.envs import json_action  # noqa: E402
-from step_jax.envs import ui_tars  # noqa: E402
+from step_jax.codecs import actions  # noqa: E402
+from step_jax.codecs import computer_13  # noqa: E402
+from step_jax.codecs import json_action  # noqa: E402
+from step_jax.codecs import ui_tars  # noqa: E402
 from tests import action_strategies  # noqa: E402
 
 _STRINGS = flags.DEFINE_integer(

@@ -10,9 +10,9 @@ import safetensors
 import tokenizers
 
 from experiments import checks
-from experiments import vision_codec
-from step_jax.envs import actions
-from step_jax.envs import ui_tars
+from step_jax.codecs import actions
+from step_jax.codecs import ui_tars
+from step_jax.codecs import vision as vision_codec
 from step_jax.policies import base
 from step_jax.policies.qwen_vl import checkpoint
 from step_jax.policies.qwen_vl import config as config_lib

@@ -15,10 +15,10 @@ import numpy as np
 
 from experiments import policies
 from experiments import worlds
-from step_jax.envs import actions
+from step_jax.codecs import actions
+from step_jax.codecs import ui_tars
 from step_jax.envs import base as envs_base
 from step_jax.envs import picture_env
-from step_jax.envs import ui_tars
 from step_jax.learning import imitation
 from step_jax.learning import streaming
 from step_jax.policies import base

@@ -5,7 +5,7 @@ import unicodedata
 
 from hypothesis import strategies as st
 
-from step_jax.envs import actions
+from step_jax.codecs import actions
 
 INJECTION = '\'); import os; os.system("touch owned")'
 FRAGMENTS = (

@@ -9,8 +9,8 @@ import hypothesis
 from hypothesis import strategies as st
 import pytest
 
-from step_jax.envs import actions
-from step_jax.envs.actions import Action
+from step_jax.codecs import actions
+from step_jax.codecs.actions import Action
 from tests import action_strategies
 
 thousand_cases = hypothesis.settings(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from step_jax.envs.actions import Action
+from step_jax.codecs.actions import Action
 from step_jax.envs import androidworld_tokens as tokens_lib
 from step_jax.envs import base
 

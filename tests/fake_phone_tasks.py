@@ -5,7 +5,7 @@ import dataclasses
 import random
 import re
 
-from step_jax.envs import actions
+from step_jax.codecs import actions
 from tests import fake_phone_apps as apps
 
 WORDS = ('apple', 'river', 'stone', 'cloud', 'tiger', 'lemon', 'piano',

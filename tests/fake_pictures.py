@@ -3,7 +3,7 @@
 import gymnasium
 import numpy as np
 
-from step_jax.envs import actions
+from step_jax.codecs import actions
 from step_jax.envs import base
 
 TRAIN_TASKS = ('click', 'click-type')

@@ -6,10 +6,10 @@ import hypothesis
 from hypothesis import strategies as st
 import pytest
 
-from step_jax.envs import actions
-from step_jax.envs.actions import Action
-from step_jax.envs import json_action
-from step_jax.envs import ui_tars
+from step_jax.codecs import actions
+from step_jax.codecs.actions import Action
+from step_jax.codecs import json_action
+from step_jax.codecs import ui_tars
 from tests import action_strategies
 
 thousand_cases = hypothesis.settings(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from step_jax.envs import actions
+from step_jax.codecs import actions
 from step_jax.envs import base
 from step_jax.envs import browser_input
 from step_jax.envs import miniwob

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from step_jax.envs import actions
+from step_jax.codecs import actions
 from step_jax.envs import base
 from step_jax.envs.osworld import client as client_lib
 from step_jax.envs.osworld.desktop import processes

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from step_jax.envs import actions
+from step_jax.codecs import actions
 from step_jax.envs import base
 from step_jax.envs.osworld import elements
 from tests import fake_desktop

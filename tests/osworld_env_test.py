@@ -11,7 +11,7 @@ from gymnasium.utils import env_checker
 import numpy as np
 import pytest
 
-from step_jax.envs import actions
+from step_jax.codecs import actions
 from step_jax.envs import base
 from step_jax.envs.osworld import checks
 from step_jax.envs.osworld import client as client_lib

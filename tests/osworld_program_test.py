@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from step_jax.envs import actions
+from step_jax.codecs import actions
 from step_jax.envs.osworld import client as client_lib
 from step_jax.envs.osworld import program
 from tests import fake_desktop

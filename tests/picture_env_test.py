@@ -9,14 +9,14 @@ import json
 import numpy as np
 import pytest
 
-from step_jax.envs import actions
+from step_jax.codecs import actions
+from step_jax.codecs import ui_tars
 from step_jax.envs import androidworld
 from step_jax.envs import miniwob
 from step_jax.envs.osworld import client as client_lib
 from step_jax.envs.osworld import env as osworld_env
 from step_jax.envs.osworld import machines
 from step_jax.envs import picture_env
-from step_jax.envs import ui_tars
 from step_jax.rollout import pictures
 from step_jax.rollout import workers
 from tests import fake_desktop

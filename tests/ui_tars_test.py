@@ -4,9 +4,9 @@ import hypothesis
 from hypothesis import strategies as st
 import pytest
 
-from step_jax.envs import actions
-from step_jax.envs.actions import Action
-from step_jax.envs import ui_tars
+from step_jax.codecs import actions
+from step_jax.codecs.actions import Action
+from step_jax.codecs import ui_tars
 from tests import action_strategies
 from tests.action_strategies import INJECTION
 

@@ -18,12 +18,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from step_jax.envs import actions
+from step_jax.codecs import actions
+from step_jax.codecs import json_action
 from step_jax.envs import androidworld_client as client_lib
 from step_jax.envs import androidworld_tasks
 from step_jax.envs import androidworld_tokens as tokens_lib
 from step_jax.envs import base
-from step_jax.envs import json_action
 from step_jax.envs import leases
 
 # STEP does not name its 43 tasks; these are the draw of seed 0.

@@ -17,9 +17,9 @@ from gymnasium import spaces
 import numpy as np
 from PIL import Image
 
-from step_jax.envs import actions
+from step_jax.codecs import actions
+from step_jax.codecs import json_action
 from step_jax.envs import base
-from step_jax.envs import json_action
 from step_jax.policies import grid as grid_policy
 
 VERBS = grid_policy.VERBS  # V

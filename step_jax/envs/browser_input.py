@@ -5,7 +5,7 @@ browser has no input for is not done: keys such as printscreen, and what only a
 phone or the one who judges an episode understands.
 """
 
-from step_jax.envs import actions
+from step_jax.codecs import actions
 from step_jax.envs import browser as browser_lib
 
 KINDS = frozenset((

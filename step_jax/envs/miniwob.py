@@ -21,7 +21,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from step_jax.envs import actions
+from step_jax.codecs import actions
 from step_jax.envs import base
 from step_jax.envs import browser
 from step_jax.envs import browser_input

@@ -26,9 +26,9 @@ from gymnasium import spaces
 import numpy as np
 from PIL import Image
 
-from step_jax.envs import actions
+from step_jax.codecs import actions
+from step_jax.codecs import ui_tars
 from step_jax.envs import base
-from step_jax.envs import ui_tars
 from step_jax.policies.qwen_vl import images
 from step_jax.rollout import pictures
 

@@ -25,7 +25,7 @@ import re
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from step_jax.envs import actions
+from step_jax.codecs import actions
 from step_jax.envs import base
 from step_jax.envs.osworld import nodes as nodes_lib
 

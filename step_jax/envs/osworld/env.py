@@ -21,7 +21,7 @@ import gymnasium
 from gymnasium import spaces
 import numpy as np
 
-from step_jax.envs import actions
+from step_jax.codecs import actions
 from step_jax.envs import base
 from step_jax.envs.osworld import checks
 from step_jax.envs.osworld import client as client_lib

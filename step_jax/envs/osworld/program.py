@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import json
 from typing import Any
 
-from step_jax.envs import actions
+from step_jax.codecs import actions
 from step_jax.envs.osworld import client as client_lib
 
 _TIMEOUT = 30.0  # seconds for one action

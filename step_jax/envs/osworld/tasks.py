@@ -18,7 +18,7 @@ import pathlib
 import sys
 from typing import Any
 
-from step_jax.envs import actions
+from step_jax.codecs import actions
 from step_jax.envs import base
 from step_jax.envs.osworld import checks
 from step_jax.envs.osworld import client

@@ -19,9 +19,9 @@ import numpy as np
 import tokenizers
 
 from experiments import checks
-from step_jax.envs import actions
+from step_jax.codecs import actions
+from step_jax.codecs import ui_tars
 from step_jax.envs import picture_env
-from step_jax.envs import ui_tars
 from step_jax.policies.qwen_vl import config as config_lib
 from step_jax.policies.qwen_vl import images
 from step_jax.policies.qwen_vl import inputs as inputs_lib

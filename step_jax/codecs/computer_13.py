@@ -16,7 +16,7 @@ written as words, because OSWorld's `step` and `evaluate` heed nothing else.
 from collections.abc import Mapping
 from typing import Any
 
-from step_jax.envs import actions
+from step_jax.codecs import actions
 
 MAX_LENGTH = 2  # dictionaries of an action
 

@@ -41,7 +41,7 @@ that it is shown (convention 'pixels'). Both are read with or without tokens.
 import string
 from typing import Any, Literal, NoReturn
 
-from step_jax.envs import actions
+from step_jax.codecs import actions
 
 Convention = Literal['thousand', 'pixels']
 Platform = Literal['desktop', 'mobile']

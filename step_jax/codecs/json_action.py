@@ -35,8 +35,8 @@ import re
 from typing import Any
 import unicodedata
 
-from step_jax.envs import actions
-from step_jax.envs import ui_tars
+from step_jax.codecs import actions
+from step_jax.codecs import ui_tars
 
 MAX_LENGTH = 2  # dictionaries of an action
 SCROLL_AMOUNT = ui_tars.SCROLL_AMOUNT  # half a screen

@@ -1,0 +1,1 @@
+"""Codecs: what is written as an action, read by a grammar, and back."""
