@@ -12,6 +12,7 @@ import numpy as np
 from experiments import checks
 from experiments import progress as progress_lib
 from experiments import worlds
+from step_jax.policies import base
 from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import simulation
 from step_jax.rollout import workers
@@ -62,7 +63,8 @@ def open_collector(
     should_stop: asked now and then; True raises KeyboardInterrupt.
 
   Raises:
-    UserError: no environment can be made, for the reason that is told.
+    UserError: no environment can be made, or what it shows does not fit the
+      policy, for the reason that is told.
   """
   if setup.world.simulator is not None:
     yield simulated(setup, should_stop)
@@ -73,7 +75,7 @@ def open_collector(
         if should_stop():
           raise KeyboardInterrupt
       yield _in_processes(setup, pool, progress, should_stop)
-    except workers.WorkerStartError as error:
+    except (workers.WorkerStartError, base.InputError) as error:
       raise checks.UserError(str(error)) from error
 
 

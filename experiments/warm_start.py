@@ -15,15 +15,11 @@ import numpy as np
 
 from experiments import policies
 from experiments import worlds
-from step_jax.codecs import actions
-from step_jax.codecs import ui_tars
-from step_jax.envs import base as envs_base
-from step_jax.envs import picture_env
+import step_jax
 from step_jax.learning import imitation
 from step_jax.learning import streaming
 from step_jax.policies import base
 from step_jax.rollout import collect as collect_lib
-from step_jax.rollout import simulation
 from step_jax.rollout import workers
 
 _DEMONSTRATIONS = 2**32 - 1  # in the place of a round in seeds
@@ -103,23 +99,18 @@ def _cache_path(
   """Named by all that the result depends on: settings and source code."""
   make_env: Any = world.make_env
   make_env = make_env.keywords.get('make_env', make_env)  # that of pictures
-  folders = {  # of the environment, of what it derives from, of policies
-      pathlib.Path(inspect.getfile(part)).parent for part in (
-          base, *(parent for parent in make_env.func.__mro__
-                  if issubclass(parent, gymnasium.Env)
-                  and parent is not gymnasium.Env))}
+  package = pathlib.Path(step_jax.__file__).parent
+  folders = {package / room for room in (
+      'codecs', 'envs', 'learning', 'policies', 'policies/qwen_vl', 'rollout')}
+  folders |= {  # of the environment, and of what it derives from
+      pathlib.Path(inspect.getfile(parent)).parent
+      for parent in make_env.func.__mro__
+      if issubclass(parent, gymnasium.Env) and parent is not gymnasium.Env}
   sources = [path for folder in sorted(folders)
              for path in sorted(folder.glob('*.py'))]
-  sources += [pathlib.Path(inspect.getfile(module))
-              for module in (envs_base, imitation, policies, simulation,
-                             worlds)]
-  if make_env is not world.make_env:
-    sources += [pathlib.Path(policies.__file__).with_name('vision_language.py'),
-                *map(pathlib.Path, (
-                    actions.__file__, picture_env.__file__, streaming.__file__,
-                    ui_tars.__file__)),
-                *sorted((pathlib.Path(inspect.getfile(base)).parent
-                         / 'qwen_vl').glob('*.py'))]
+  here = pathlib.Path(__file__)
+  sources += [here.with_name(f'{name}.py') for name in (
+      'policies', 'vision_language', 'worlds')]
   tasks = map(pathlib.Path, make_env.keywords['tasks'])
   sources += [  # files of tasks, and of their solutions
       path for task in tasks if task.is_file()

@@ -17,6 +17,7 @@ from step_jax.envs.osworld import client as client_lib
 from step_jax.envs.osworld import env as osworld_env
 from step_jax.envs.osworld import machines
 from step_jax.envs import picture_env
+from step_jax.policies.qwen_vl import images
 from step_jax.rollout import pictures
 from step_jax.rollout import workers
 from tests import fake_desktop
@@ -70,8 +71,8 @@ def test_digests_are_equal_iff_pictures_are(env):
   after = env.step(_click(env))[0]['digest']
   assert (seen[0] == seen[2]).all()
   assert (seen[0] != seen[1]).any() and (after != seen[0]).any()
-  flat = picture_env.digest(repr((2, 8, 3)).encode() + bytes(48))
-  tall = picture_env.digest(repr((4, 4, 3)).encode() + bytes(48))
+  flat = images.digest(repr((2, 8, 3)).encode() + bytes(48))
+  tall = images.digest(repr((4, 4, 3)).encode() + bytes(48))
   assert (flat != tall).any()
 
 

@@ -16,6 +16,7 @@ from experiments import policies
 from experiments import vision_language
 from experiments import worlds
 from step_jax.envs import picture_env
+from step_jax.policies import base
 from step_jax.policies.qwen_vl import images
 from step_jax.policies.qwen_vl import prompts
 from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
@@ -66,7 +67,7 @@ def made_tokenizer():
 
 
 def _observe(codec, number, instruction='Do click.', history=None):
-  size = codec.observe.__self__._store.get(number).size
+  size = codec.observe.__self__._get_picture(number).size
   observation = picture_env.example() | {
       'screenshot': np.array(number, np.int32),
       'size': np.array(size, np.int32),
@@ -122,7 +123,7 @@ def test_too_long_a_prompt_loses_its_oldest_responses(made):
   assert CLICK.format(3, 3) in text and CLICK.format(2, 2) in text
   assert CLICK.format(1, 1) not in text
   with pytest.raises(
-      checks.UserError, match='policy.prompt_length 72') as error:
+      base.InputError, match='policy.prompt_length 72') as error:
     _observe(codec, 0, 'z' * 80)
   assert '\n' not in str(error.value)
 
@@ -148,7 +149,7 @@ def test_a_demonstration_comes_back_as_its_text(made):
     behind = tokens.copy()
     behind[end + 1:] = 50  # does not count
     assert codec.decode(None, behind) == text
-  with pytest.raises(checks.UserError, match='policy.response_length 40'):
+  with pytest.raises(base.InputError, match='policy.response_length 40'):
     codec.encode(None, "Action: type(content='" + 'z' * 40 + "')")
 
 
@@ -228,7 +229,7 @@ def test_loaded_pictures_are_those_of_the_rows(made, store):
 
 def test_a_picture_that_is_too_large_is_refused(made):
   _, codec = made
-  with pytest.raises(checks.UserError, match=r'screen_size \(84, 56\)'):
+  with pytest.raises(base.InputError, match=r'screen_size \(84, 56\)'):
     _observe(codec, 4)
 
 
@@ -278,7 +279,7 @@ def _save_checkpoint(folder, name='qwen2_5_vl_tied', **changes):
 def _refusal(folder, store):
   config = make_config(**{
       'policy.checkpoint': str(folder), 'policy.prompt_length': 200})
-  with pytest.raises(checks.UserError) as error:
+  with pytest.raises((checks.UserError, base.InputError)) as error:
     policy, _ = vision_language.make_policy(config, store.folder)
     policy.init(jax.random.key(0))
   assert '\n' not in str(error.value)
@@ -335,9 +336,10 @@ def test_a_missing_package_is_named(package, monkeypatch, tmp_path):
   monkeypatch.setitem(sys.modules, package, None)
   for name in list(sys.modules):
     if name.startswith(('experiments.vision_language',
-                        'step_jax.policies.qwen_vl.')):
+                        'step_jax.policies.qwen_vl')):
       monkeypatch.delitem(sys.modules, name)
   monkeypatch.delattr('experiments.vision_language')
+  monkeypatch.delattr('step_jax.policies.qwen_vl')
   with pytest.raises(checks.UserError, match=rf"{package}.*\.\[vlm\]"):
     policies.make_policy(make_config(), world)
 

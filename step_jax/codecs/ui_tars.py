@@ -128,6 +128,14 @@ def decode(text: str, *, convention: Convention,
   return thought, _Parser(text, start, grid, _CALLS[platform]).parse_call()
 
 
+def read(text: str, **form: Any) -> actions.Action | None:
+  """The action of a response of a form of `decode`; None if it has none."""
+  try:
+    return decode(text, **form)[1]
+  except UiTarsError:
+    return None
+
+
 def encode(action: actions.Action, *, thought: str = '',
            convention: Convention,
            image_size: tuple[int, int] | None = None,

@@ -8,20 +8,17 @@ A stored row names a picture and holds the ids of a prompt:
   element_box [E, 4] float32  of elements where they are known, for `matches`
 """
 
-from collections.abc import Sequence
-import functools
-import sys
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
-import ml_collections
 import numpy as np
+from PIL import Image
 import tokenizers
 
-from experiments import checks
 from step_jax.codecs import actions
 from step_jax.codecs import ui_tars
-from step_jax.envs import picture_env
+from step_jax.policies import base
 from step_jax.policies.qwen_vl import config as config_lib
 from step_jax.policies.qwen_vl import images
 from step_jax.policies.qwen_vl import inputs as inputs_lib
@@ -29,45 +26,62 @@ from step_jax.policies.qwen_vl import positions
 from step_jax.policies.qwen_vl import prompts
 from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
 from step_jax.policies.qwen_vl import vocabulary as vocabulary_lib
-from step_jax.rollout import pictures
-
-STOPS = (tokenizer_lib.END, tokenizer_lib.END_OF_TEXT)
 
 _PADDING = -1
 
 
-def prompt_text(
-    options: ml_collections.ConfigDict, platform: ui_tars.Platform) -> str:
-  """What stands before the instruction."""
-  return prompts.UI_TARS[platform] if options.prompt == 'ui_tars' else ''
+class Sizes(NamedTuple):
+  """What a row has room for, and how the model writes."""
+  prompt_length: int  # P
+  response_length: int  # L
+  screen_size: Sequence[int]  # width and height of the largest picture
+  min_pixels: int  # of a picture as the model sees it
+  max_pixels: int
+  convention: ui_tars.Convention  # how coordinates are counted
 
 
 class VisionCodec:
-  """What rows, prompts and responses mean; see `base.Codec`."""
+  """What rows, prompts and responses mean; see `base.Codec`.
+
+  Args:
+    tokenizer: of the checkpoint.
+    vocabulary: the model's ids among the tokenizer's.
+    config: of the model.
+    get_picture: of the number that a row has.
+    sizes: what rows have room for.
+    platform: whose calls the model writes.
+    before: stands in the prompt before the instruction.
+
+  Raises:
+    InputError: the largest picture alone fills the prompt.
+  """
 
   def __init__(
       self,
-      options: ml_collections.ConfigDict,
       tokenizer: tokenizers.Tokenizer,
       vocabulary: vocabulary_lib.Vocabulary,
       config: config_lib.Config,
-      folder: str,
-      platform: ui_tars.Platform):
-    self.stops = [vocabulary.find(token) for token in STOPS]
-    self._options = options
+      get_picture: Callable[[int], Image.Image],
+      *,
+      sizes: Sizes,
+      platform: ui_tars.Platform,
+      before: str):
+    self.stops = [vocabulary.find(token) for token in tokenizer_lib.STOPS]
     self._tokenizer = tokenizer
     self._vocabulary = vocabulary
     self._config = config
-    self._folder = folder
-    self._platform = platform
-    self._before = prompt_text(options, platform)
-    self._num_patches = self._count(options.screen_size[::-1])[1]
-    self._check_fit()
+    self._get_picture = get_picture
+    self._sizes = sizes
+    self._platform: ui_tars.Platform = platform
+    self._before = before
+    self._num_patches = self._count(sizes.screen_size[::-1])[1]
+    # Sizes of which it is clear that nothing will fit.
+    self._prompt(self._count(sizes.screen_size[::-1])[0], '', [])
 
   def observe(
       self, observation: Any, info: dict[str, Any], history: Any) -> Any:
     """The row; a prompt that is too long lacks the oldest responses."""
-    length = self._options.prompt_length
+    length = self._sizes.prompt_length
     prompt = np.full(length, _PADDING, np.int32)
     instruction = info.get('instruction', '')
     if info:
@@ -79,7 +93,7 @@ class VisionCodec:
         'prompt': prompt,
         'screenshot': observation['screenshot'],
         'size': observation['size'],
-        'state': picture_env.digest(
+        'state': images.digest(
             observation['digest'].tobytes() + instruction.encode()),
         'element_box': observation['element_box']}
 
@@ -101,9 +115,9 @@ class VisionCodec:
     del row
     ids = [*self._vocabulary.narrow(
         prompts.response(self._tokenizer, expert_action)), self.stops[0]]
-    length = self._options.response_length
+    length = self._sizes.response_length
     if len(ids) > length:
-      raise checks.UserError(
+      raise base.InputError(
           f'expected demonstrations of at most policy.response_length '
           f'{length} tokens, got {len(ids)}')
     return np.pad(np.array(ids, np.int32), (0, length - len(ids)))
@@ -121,13 +135,17 @@ class VisionCodec:
           actions.matches(found[0], other, boxes=boxes) for other in found]
     return matched
 
+  def state(self, observation: Any) -> Any:
+    """`[..., 4]` int32: picture and instruction, without the history."""
+    return observation['state']
+
   def load(self, observation: Any) -> inputs_lib.Inputs:
     """Stored rows as what the model reads."""
     prompt = np.asarray(observation['prompt'])
     vision = self._config.vision
     assert vision is not None
     pixels, grids = zip(*(
-        images.to_patches(np.asarray(self._store.get(number).convert('RGB')),
+        images.to_patches(np.asarray(self._get_picture(number).convert('RGB')),
                           vision, **self._pixels())
         for number in np.asarray(observation['screenshot']).tolist()))
     return inputs_lib.make_inputs(
@@ -145,24 +163,20 @@ class VisionCodec:
           self._tokenizer, instruction, history[first:],
           num_image_tokens=num_image_tokens,
           prompt=self._before))
-      if len(ids) <= self._options.prompt_length:
+      if len(ids) <= self._sizes.prompt_length:
         return ids
-    raise checks.UserError(
+    raise base.InputError(
         f'expected picture and prompt to take at most policy.prompt_length '
-        f'{self._options.prompt_length} tokens, got {len(ids)}, '
+        f'{self._sizes.prompt_length} tokens, got {len(ids)}, '
         f'{num_image_tokens} of them the picture, with the instruction '
         f'{instruction[:60]!r}')
-
-  def _check_fit(self) -> None:
-    """Refuses sizes of which it is clear that nothing will fit."""
-    self._prompt(self._count(self._options.screen_size[::-1])[0], '', [])
 
   def _image_tokens(self, size: np.ndarray) -> int:
     num_tokens, num_patches = self._count(size[::-1].tolist())
     if num_patches > self._num_patches:
-      raise checks.UserError(
+      raise base.InputError(
           f'expected pictures of policy.screen_size '
-          f'{tuple(self._options.screen_size)} or smaller, got '
+          f'{tuple(self._sizes.screen_size)} or smaller, got '
           f'{tuple(size.tolist())}')
     return num_tokens
 
@@ -179,12 +193,8 @@ class VisionCodec:
             grid[None], merge_size=vision.merge_size, window=vision.window))
 
   def _pixels(self) -> dict[str, int]:
-    return {name: self._options[name] for name in ('min_pixels', 'max_pixels')}
-
-  @functools.cached_property
-  def _store(self) -> pictures.ScreenshotStore:
-    # Those who write pictures remove the oldest.
-    return pictures.ScreenshotStore(self._folder, capacity=sys.maxsize)
+    return {'min_pixels': self._sizes.min_pixels,
+            'max_pixels': self._sizes.max_pixels}
 
   def _cut(self, tokens: Any) -> list[int]:
     """A response without the token that ends it and what follows."""
@@ -194,7 +204,7 @@ class VisionCodec:
 
   def _image_size(self, row: Any) -> tuple[int, int] | None:
     """Width and height as the model sees them, where coordinates need them."""
-    if self._options.convention != 'pixels':
+    if self._sizes.convention != 'pixels':
       return None
     height, width = images.smart_resize(
         *row['size'][::-1].tolist(), **self._pixels())
@@ -202,6 +212,6 @@ class VisionCodec:
 
   def _read(self, row: Any, tokens: np.ndarray, size: tuple[int, int] | None
             ) -> actions.Action | None:
-    return picture_env.read(
-        self.decode(row, tokens), convention=self._options.convention,
+    return ui_tars.read(
+        self.decode(row, tokens), convention=self._sizes.convention,
         image_size=size, platform=self._platform)

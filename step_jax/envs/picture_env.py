@@ -16,7 +16,6 @@ class says `platform = 'mobile'`.
 
 from collections.abc import Callable
 import dataclasses
-import hashlib
 import io
 import os
 from typing import Any
@@ -33,7 +32,6 @@ from step_jax.policies.qwen_vl import images
 from step_jax.rollout import pictures
 
 _BOXES = 'element_box'
-_NUM_WORDS = 4  # of a digest
 
 
 def example() -> base.Observation:
@@ -41,22 +39,8 @@ def example() -> base.Observation:
   return {
       'screenshot': np.array(-1, np.int32),
       'size': np.zeros(2, np.int32),
-      'digest': np.zeros(_NUM_WORDS, np.int32),
+      'digest': np.zeros(images.DIGEST_LENGTH, np.int32),
       _BOXES: np.zeros((base.MAX_ELEMENTS, 4), np.float32)}
-
-
-def digest(content: bytes) -> np.ndarray:
-  """`[4]` int32, the same for the same bytes and, in effect, for no others."""
-  return np.frombuffer(
-      hashlib.blake2b(content, digest_size=4 * _NUM_WORDS).digest(), np.int32)
-
-
-def read(text: str, **form: Any) -> actions.Action | None:
-  """The action that a response of a form of `ui_tars.decode` says, if any."""
-  try:
-    return ui_tars.decode(text, **form)[1]
-  except ui_tars.UiTarsError:
-    return None
 
 
 class PictureEnv(gymnasium.Wrapper):
@@ -95,8 +79,8 @@ class PictureEnv(gymnasium.Wrapper):
         'screenshot': spaces.Box(-1, np.iinfo(np.int32).max, (), np.int32),
         'size': spaces.Box(0, np.iinfo(np.int32).max, (2,), np.int32),
         'digest': spaces.Box(
-            np.iinfo(np.int32).min, np.iinfo(np.int32).max, (_NUM_WORDS,),
-            np.int32),
+            np.iinfo(np.int32).min, np.iinfo(np.int32).max,
+            (images.DIGEST_LENGTH,), np.int32),
         _BOXES: spaces.Box(0., 1., (base.MAX_ELEMENTS, 4), np.float32)})
     self.action_space = spaces.Text(ui_tars.MAX_LENGTH, min_length=0)
     self._seen = example()
@@ -114,7 +98,8 @@ class PictureEnv(gymnasium.Wrapper):
 
   def step(self, action: Any) -> tuple[
       base.Observation, Any, bool, bool, dict[str, Any]]:
-    parsed = read(str(action), image_size=self._image_size, **self._form)
+    parsed = ui_tars.read(
+        str(action), image_size=self._image_size, **self._form)
     followed = bool(self._parts) and parsed == self._parts[0]
     self._parts = self._parts[1:] if followed else []
     if followed and not self._parts and hasattr(self.unwrapped, 'follow'):
@@ -140,7 +125,8 @@ class PictureEnv(gymnasium.Wrapper):
     self._seen = example() | {
         'screenshot': np.array(self._store.put(file.getvalue()), np.int32),
         'size': np.array(picture.shape[1::-1], np.int32),
-        'digest': digest(repr(picture.shape).encode() + picture.tobytes())}
+        'digest': images.digest(
+            repr(picture.shape).encode() + picture.tobytes())}
     if _BOXES in observation:
       self._seen[_BOXES] = observation[_BOXES]
 

@@ -6,6 +6,10 @@ import chex
 import numpy as np
 
 
+class InputError(ValueError):
+  """What a policy was given does not fit it; one sentence says what to do."""
+
+
 class ActionSample(NamedTuple):
   """One sampled response for each row."""
   tokens: chex.Array  # [B, L] int32

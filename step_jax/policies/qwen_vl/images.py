@@ -1,5 +1,6 @@
 """Screenshots to patches, as the checkpoints' own processor makes them."""
 
+import hashlib
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ from step_jax.policies.qwen_vl import config as config_lib
 
 MIN_PIXELS = 56 * 56
 MAX_PIXELS = 28 * 28 * 1280
+DIGEST_LENGTH = 4
 
 _MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 _DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
@@ -105,3 +107,9 @@ def to_patches(
 def num_tokens(grid: np.ndarray, merge_size: int) -> int:
   """Text tokens that an image takes."""
   return int(np.prod(grid)) // merge_size**2
+
+
+def digest(content: bytes) -> np.ndarray:
+  """`[4]` int32, the same for the same bytes and, in effect, for no others."""
+  return np.frombuffer(hashlib.blake2b(
+      content, digest_size=4 * DIGEST_LENGTH).digest(), np.int32)

@@ -12,6 +12,7 @@ from tokenizers import normalizers
 from tokenizers import pre_tokenizers
 
 END_OF_TEXT, START, END = '<|endoftext|>', '<|im_start|>', '<|im_end|>'
+STOPS = (END, END_OF_TEXT)  # either ends a response
 BOX_START, BOX_END = '<|box_start|>', '<|box_end|>'
 VISION_START, VISION_END = '<|vision_start|>', '<|vision_end|>'
 IMAGE = '<|image_pad|>'

@@ -1,0 +1,126 @@
+"""A vision-language model as a policy: of a checkpoint, or tiny and random."""
+
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import safetensors
+
+from step_jax.policies import base
+from step_jax.policies.qwen_vl import checkpoint
+from step_jax.policies.qwen_vl import config as config_lib
+from step_jax.policies.qwen_vl import model as model_lib
+from step_jax.policies.qwen_vl import sampling
+from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
+from step_jax.policies.qwen_vl import vocabulary as vocabulary_lib
+
+_WRITTEN = (
+    *tokenizer_lib.STOPS, tokenizer_lib.BOX_START, tokenizer_lib.BOX_END)
+_QUERIES = 512  # of attention at a time; a screenshot has thousands of patches
+
+
+def make_policy(
+    config: config_lib.Config,
+    vocabulary: vocabulary_lib.Vocabulary,
+    load: base.LoadFn,
+    *,
+    source: pathlib.Path | None,
+    num_tokens: int,
+    dtype: str,
+    remat: bool,
+) -> base.Policy:
+  """A policy that writes text and the boxes of clicks.
+
+  Args:
+    config: of the model.
+    vocabulary: what it may write.
+    load: stored rows to what the model reads, as a codec does.
+    source: folder of a checkpoint; None for random parameters.
+    num_tokens: L, at most so many tokens a response.
+    dtype: of products, 'float32' or 'bfloat16'.
+    remat: whether the gradient computes activations again.
+
+  Returns:
+    The policy; its `init` raises `base.InputError` for a bad checkpoint.
+  """
+  model = model_lib.Model(
+      config, dtype=dtype, remat=remat, attention_chunk=_QUERIES)
+  functions = sampling.make_policy(
+      model, num_tokens=num_tokens,
+      stop_ids=[vocabulary.find(token) for token in tokenizer_lib.STOPS],
+      legal=vocabulary.legal(config.text.vocabulary, _WRITTEN))
+  init = functools.partial(_load_params, source, config) if (
+      source) else jax.jit(functions.init)
+  return base.Policy(init, functions.sample, functions.log_prob, load,
+                     functions.sample_many)
+
+
+def read_config(
+    source: pathlib.Path, vocabulary: vocabulary_lib.Vocabulary
+) -> config_lib.Config:
+  """The configuration of a checkpoint that sees.
+
+  Raises:
+    ValueError: for one that does not, or does not fit its tokenizer.
+  """
+  config = checkpoint.read_config(source)
+  if config.vision is None:
+    raise ValueError(
+        f'expected a checkpoint of Qwen2-VL or Qwen2.5-VL in {source}, got '
+        f'one of {config.family}, which sees no pictures')
+  image, = vocabulary.narrow([config.image_token_id or 0])
+  if image != vocabulary.find(tokenizer_lib.IMAGE) or (
+      len(vocabulary) > config.text.vocabulary):
+    raise ValueError(
+        f'expected a tokenizer.json in {source} that fits its config.json, '
+        f'got one of {len(vocabulary)} tokens for {config.text.vocabulary}')
+  return config
+
+
+def tiny_config(
+    vocabulary: vocabulary_lib.Vocabulary,
+    *,
+    width: int,
+    num_layers: int,
+    vision_layers: int,
+    num_heads: int,
+    rope_theta: float,
+) -> config_lib.Config:
+  """A Qwen2.5-VL small enough to learn on a processor.
+
+  Args:
+    vocabulary: what the model knows.
+    width: of both models; 4 x num_heads divides it.
+    num_layers: of the text model.
+    vision_layers: of the vision model.
+    num_heads: of both.
+    rope_theta: base of the rotary embedding.
+  """
+  head_width = width // num_heads
+  section = head_width // 2 // 3
+  return config_lib.Config(
+      family='qwen2_5_vl',
+      text=config_lib.TextConfig(
+          vocabulary=len(vocabulary), width=width, hidden_width=2 * width,
+          num_layers=num_layers, num_heads=num_heads, num_key_heads=num_heads,
+          head_width=head_width, norm_epsilon=1e-6, rope_theta=rope_theta,
+          rope_sections=(head_width // 2 - 2 * section, section, section),
+          qkv_bias=True, tied=False),
+      vision=config_lib.VisionConfig(
+          width=width, hidden_width=2 * width, num_layers=vision_layers,
+          num_heads=num_heads, out_width=width,
+          gated=True, window=1,  # which all layers disregard, without padding
+          full_layers=tuple(range(vision_layers)),
+          norm_epsilon=1e-6, channels=3, patch_size=14, temporal_size=2,
+          merge_size=2),
+      image_token_id=vocabulary.find(tokenizer_lib.IMAGE))
+
+
+def _load_params(
+    source: pathlib.Path, config: config_lib.Config, rng_key: Any) -> Any:
+  del rng_key
+  try:
+    return checkpoint.load_params(source, config)
+  except (ValueError, OSError, safetensors.SafetensorError) as error:
+    raise base.InputError(str(error)) from error
