@@ -23,15 +23,15 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-import httpx  # noqa: E402
-import numpy as np  # noqa: E402
+import httpx
+import numpy as np
 
-from benchmarks import stand_in_phone  # noqa: E402
-from step_jax.codecs.actions import Action  # noqa: E402
-from step_jax.envs import androidworld  # noqa: E402
-from step_jax.envs import androidworld_client as client_lib  # noqa: E402
-from step_jax.envs import androidworld_tasks  # noqa: E402
-from tests import androidworld_contract as contract  # noqa: E402
+from benchmarks import stand_in_phone
+from step_jax.codecs.actions import Action
+from step_jax.envs.androidworld import client as client_lib
+from step_jax.envs.androidworld import env as androidworld
+from step_jax.envs.androidworld import tasks as androidworld_tasks
+from tests import androidworld_contract as contract
 
 _PATIENCE = 120.0  # seconds for the server to answer
 _TASKS = {  # in the place of the fake phone's

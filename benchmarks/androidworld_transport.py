@@ -22,15 +22,15 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from absl import app  # noqa: E402
-from absl import flags  # noqa: E402
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
+from absl import app
+from absl import flags
+import jax
+import numpy as np
 
-from configs import androidworld as config_lib  # noqa: E402
-from step_jax.envs import androidworld_client  # noqa: E402
-from step_jax.envs import androidworld_tokens  # noqa: E402
-from step_jax.policies import grid  # noqa: E402
+from configs import androidworld as config_lib
+from step_jax.envs.androidworld import client as androidworld_client
+from step_jax.envs.androidworld import tokens as androidworld_tokens
+from step_jax.policies import grid
 
 _HEIGHT = flags.DEFINE_integer('height', 2400, 'pixels', lower_bound=1)
 _WIDTH = flags.DEFINE_integer('width', 1080, 'pixels', lower_bound=1)

@@ -13,15 +13,15 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from absl import app  # noqa: E402
-from absl import flags  # noqa: E402
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
+from absl import app
+from absl import flags
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-from step_jax.envs.desk import simulator  # noqa: E402
-from step_jax.envs.desk import tasks as tasks_lib  # noqa: E402
-from step_jax.policies import element  # noqa: E402
+from step_jax.envs.desk import simulator
+from step_jax.envs.desk import tasks as tasks_lib
+from step_jax.policies import element
 
 _DONE, _FAIL = map(element.VERBS.index, ('done', 'fail'))
 

@@ -23,15 +23,15 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from absl import app  # noqa: E402
-from absl import flags  # noqa: E402
-import gymnasium  # noqa: E402
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
+from absl import app
+from absl import flags
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-from benchmarks import desk_baselines  # noqa: E402
-from step_jax.envs.desk import simulator  # noqa: E402
+from benchmarks import desk_baselines
+from step_jax.envs.desk import simulator
 
 _DEVICES = flags.DEFINE_integer('devices', 2, 'CPU devices, one scan each')
 _BATCH = flags.DEFINE_integer('batch', 512, 'desktops of a device')

@@ -24,17 +24,17 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from absl import app  # noqa: E402
-from absl import flags  # noqa: E402
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
+from absl import app
+from absl import flags
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 
-from step_jax.algorithm import losses  # noqa: E402
-from step_jax.policies.qwen_vl import config as config_lib  # noqa: E402
-from step_jax.policies.qwen_vl import inputs as inputs_lib  # noqa: E402
-from step_jax.policies.qwen_vl import model as model_lib  # noqa: E402
+from step_jax.algorithm import losses
+from step_jax.policies.qwen_vl import config as config_lib
+from step_jax.policies.qwen_vl import inputs as inputs_lib
+from step_jax.policies.qwen_vl import model as model_lib
 
 _REPEATS = flags.DEFINE_integer('repeats', 7, 'timed updates')
 

@@ -19,15 +19,15 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from absl import app  # noqa: E402
-from absl import flags  # noqa: E402
-import numpy as np  # noqa: E402
+from absl import app
+from absl import flags
+import numpy as np
 
-from step_jax.codecs import actions  # noqa: E402
-from step_jax.codecs import computer_13  # noqa: E402
-from step_jax.codecs import json_action  # noqa: E402
-from step_jax.codecs import ui_tars  # noqa: E402
-from tests import action_strategies  # noqa: E402
+from step_jax.codecs import actions
+from step_jax.codecs import computer_13
+from step_jax.codecs import json_action
+from step_jax.codecs import ui_tars
+from tests import action_strategies
 
 _STRINGS = flags.DEFINE_integer(
     'strings', 1_000_000, 'how many', lower_bound=1)

@@ -17,18 +17,18 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from absl import app  # noqa: E402
-from absl import flags  # noqa: E402
-import gymnasium  # noqa: E402
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
+from absl import app
+from absl import flags
+import gymnasium
+import jax
+import numpy as np
 
-from configs import miniwob as miniwob_config  # noqa: E402
-from experiments import setups  # noqa: E402
-from experiments import worlds  # noqa: E402
-from step_jax.policies import element  # noqa: E402
-from step_jax.rollout import collect as collect_lib  # noqa: E402
-from step_jax.rollout import workers  # noqa: E402
+from configs import miniwob as miniwob_config
+from experiments import setups
+from experiments import worlds
+from step_jax.policies import element
+from step_jax.rollout import collect as collect_lib
+from step_jax.rollout import workers
 
 _WORKERS = flags.DEFINE_integer('workers', 4, 'processes')
 _EPISODES = flags.DEFINE_integer('episodes', 160, 'episodes to play')

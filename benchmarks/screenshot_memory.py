@@ -20,22 +20,22 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from absl import app  # noqa: E402
-from absl import flags  # noqa: E402
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
-from PIL import Image  # noqa: E402
-from PIL import ImageDraw  # noqa: E402
+from absl import app
+from absl import flags
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from PIL import Image
+from PIL import ImageDraw
 
-from step_jax.algorithm import types  # noqa: E402
-from step_jax.learning import loader  # noqa: E402
-from step_jax.learning import streaming  # noqa: E402
-from step_jax.policies.qwen_vl import config as config_lib  # noqa: E402
-from step_jax.policies.qwen_vl import images  # noqa: E402
-from step_jax.policies.qwen_vl import inputs  # noqa: E402
-from step_jax.rollout import pictures  # noqa: E402
+from step_jax.algorithm import types
+from step_jax.learning import loader
+from step_jax.learning import streaming
+from step_jax.policies.qwen_vl import config as config_lib
+from step_jax.policies.qwen_vl import images
+from step_jax.policies.qwen_vl import inputs
+from step_jax.rollout import pictures
 
 _TRAJECTORIES = flags.DEFINE_integer(
     'trajectories', 256, 'of 15 steps, each of which has a screenshot')

@@ -18,23 +18,23 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from absl import app  # noqa: E402
-from absl import flags  # noqa: E402
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-from ml_collections import config_flags  # noqa: E402
-import numpy as np  # noqa: E402
+from absl import app
+from absl import flags
+import jax
+import jax.numpy as jnp
+from ml_collections import config_flags
+import numpy as np
 
-from experiments import collectors  # noqa: E402
-from experiments import progress as progress_lib  # noqa: E402
-from experiments import rounds  # noqa: E402
-from experiments import setups  # noqa: E402
-from experiments import warm_start  # noqa: E402
-from experiments import worlds  # noqa: E402
-from step_jax.algorithm import credit  # noqa: E402
-from step_jax.algorithm import steps  # noqa: E402
-from step_jax.rollout import collect as collect_lib  # noqa: E402
-from step_jax.rollout import workers  # noqa: E402
+from experiments import collectors
+from experiments import progress as progress_lib
+from experiments import rounds
+from experiments import setups
+from experiments import warm_start
+from experiments import worlds
+from step_jax.algorithm import credit
+from step_jax.algorithm import steps
+from step_jax.rollout import collect as collect_lib
+from step_jax.rollout import workers
 
 _CONFIG = config_flags.DEFINE_config_file('config', 'configs/osworld.py')
 _METHODS = flags.DEFINE_list('methods', list(credit.METHODS), 'to be timed')

@@ -25,9 +25,9 @@ from experiments import setups
 from experiments import stopping
 from experiments import warm_start
 from experiments import worlds
-from step_jax import checkpoint
-from step_jax import metrics
-from step_jax import report
+from step_jax.runs import checkpoint
+from step_jax.runs import metrics
+from step_jax.runs import report
 
 
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

@@ -18,9 +18,9 @@ from step_jax.rollout import simulation
 from step_jax.rollout import workers
 
 _ALIASES = {
-    'androidworld': 'step_jax.envs.androidworld:AndroidWorldEnv',
+    'androidworld': 'step_jax.envs.androidworld.env:AndroidWorldEnv',
     'desk': 'step_jax.envs.desk.env:DeskEnv',
-    'miniwob': 'step_jax.envs.miniwob:MiniWobEnv',
+    'miniwob': 'step_jax.envs.miniwob.env:MiniWobEnv',
     'osworld': 'step_jax.envs.osworld.env:OSWorldEnv',
 }
 # Training episodes have seeds below, evaluation episodes from here on.

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from step_jax.envs import androidworld_client as client_lib
+from step_jax.envs.androidworld import client as client_lib
 
 
 @hypothesis.settings(max_examples=200, deadline=None, derandomize=True)

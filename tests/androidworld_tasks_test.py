@@ -4,7 +4,7 @@ import collections
 
 import pytest
 
-from step_jax.envs import androidworld_tasks
+from step_jax.envs.androidworld import tasks as androidworld_tasks
 
 
 def test_the_suite_is_that_of_the_paper():

@@ -9,10 +9,10 @@ import pytest
 
 from step_jax.codecs.actions import Action
 from step_jax.codecs import json_action
-from step_jax.envs import androidworld
-from step_jax.envs import androidworld_client as client_lib
-from step_jax.envs import androidworld_tasks
-from step_jax.envs import androidworld_tokens as tokens_lib
+from step_jax.envs.androidworld import client as client_lib
+from step_jax.envs.androidworld import env as androidworld
+from step_jax.envs.androidworld import tasks as androidworld_tasks
+from step_jax.envs.androidworld import tokens as tokens_lib
 from step_jax.rollout import workers
 from tests import fake_phone
 from tests import fake_phone_tasks as tasks

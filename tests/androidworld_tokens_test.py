@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from step_jax.codecs.actions import Action
-from step_jax.envs import androidworld_tokens as tokens_lib
+from step_jax.envs.androidworld import tokens as tokens_lib
 from step_jax.envs import base
 
 WORDS = ('Send', 'apple', 'now')

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from step_jax.algorithm import types
-from step_jax import checkpoint
+from step_jax.runs import checkpoint
 
 # Reads of other chunks fail after orbax has given up on the first.
 pytestmark = [

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from typing import Any
 
-from step_jax.envs import androidworld
+from step_jax.envs.androidworld import env as androidworld
 from step_jax.envs import base
 from tests import fake_phone_tasks
 

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from step_jax.envs import androidworld_client as client_lib
+from step_jax.envs.androidworld import client as client_lib
 from tests import androidworld_contract as contract
 from tests import fake_phone
 from tests import fake_phone_apps as apps

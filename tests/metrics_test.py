@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from step_jax import metrics
+from step_jax.runs import metrics
 
 
 def _filled(directory, num_rounds, num_tasks=3):

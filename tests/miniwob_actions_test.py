@@ -5,8 +5,8 @@ import pytest
 
 from step_jax.codecs import actions
 from step_jax.envs import base
-from step_jax.envs import browser_input
-from step_jax.envs import miniwob
+from step_jax.envs.miniwob import env as miniwob
+from step_jax.envs.miniwob import input as browser_input
 
 Action = actions.Action
 TASKS = ('click-test-2', 'enter-text', 'login-user', 'click-tab-2')

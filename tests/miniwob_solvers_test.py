@@ -3,8 +3,8 @@
 import pytest
 
 from step_jax.envs import base
-from step_jax.envs import miniwob
-from step_jax.envs import miniwob_solvers
+from step_jax.envs.miniwob import env as miniwob
+from step_jax.envs.miniwob import solvers as miniwob_solvers
 
 TASKS = tuple(miniwob_solvers.SOLVERS)
 SEEDS = (0, 7)

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from step_jax.envs import base
-from step_jax.envs import browser
-from step_jax.envs import miniwob
-from step_jax.envs import miniwob_solvers
+from step_jax.envs.miniwob import browser
+from step_jax.envs.miniwob import env as miniwob
+from step_jax.envs.miniwob import solvers as miniwob_solvers
 
 TASKS = miniwob.TRAIN_TASKS + miniwob.HELD_OUT_TASKS
 MAX_STEPS = 12
@@ -312,7 +312,7 @@ def test_a_killed_owner_takes_its_browser_along():
 
 _OWNER = '''
 import time
-from step_jax.envs import miniwob
+from step_jax.envs.miniwob import env as miniwob
 env = miniwob.MiniWobEnv(['click-test'])
 env.reset(seed=0)
 print('ready', flush=True)

@@ -11,8 +11,8 @@ import pytest
 
 from step_jax.codecs import actions
 from step_jax.codecs import ui_tars
-from step_jax.envs import androidworld
-from step_jax.envs import miniwob
+from step_jax.envs.androidworld import env as androidworld
+from step_jax.envs.miniwob import env as miniwob
 from step_jax.envs.osworld import client as client_lib
 from step_jax.envs.osworld import env as osworld_env
 from step_jax.envs.osworld import machines

@@ -3,7 +3,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from step_jax import report
+from step_jax.runs import report
 
 _TASKS = ('one', 'two', 'three')
 

@@ -16,9 +16,9 @@ from step_jax.algorithm import types
 from step_jax.learning import imitation
 from step_jax.learning import loader
 from step_jax.learning import streaming
-from step_jax import metrics as metrics_lib
 from step_jax.policies import base
 from step_jax.policies import element
+from step_jax.runs import metrics as metrics_lib
 from tests import credit_test
 from tests import examples
 from tests import learner_test

@@ -20,8 +20,8 @@ from experiments import train
 from experiments import warm_start
 from experiments import worlds
 from step_jax.algorithm import credit
-from step_jax import metrics
 from step_jax.rollout import workers
+from step_jax.runs import metrics
 from tests import fake_config
 from tests import fake_world
 

@@ -8,7 +8,7 @@ import pytest
 from configs import androidworld as androidworld_config
 from experiments import checks
 from experiments import worlds
-from step_jax.envs import androidworld_tokens
+from step_jax.envs.androidworld import tokens as androidworld_tokens
 from step_jax.envs import base
 from tests import fake_config
 

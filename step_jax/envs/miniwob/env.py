@@ -23,10 +23,10 @@ import numpy as np
 
 from step_jax.codecs import actions
 from step_jax.envs import base
-from step_jax.envs import browser
-from step_jax.envs import browser_input
-from step_jax.envs import miniwob_page
-from step_jax.envs import miniwob_solvers
+from step_jax.envs.miniwob import browser
+from step_jax.envs.miniwob import input as browser_input
+from step_jax.envs.miniwob import page as miniwob_page
+from step_jax.envs.miniwob import solvers as miniwob_solvers
 
 TRAIN_TASKS = (
     'click-button',

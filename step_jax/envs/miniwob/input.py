@@ -6,7 +6,7 @@ phone or the one who judges an episode understands.
 """
 
 from step_jax.codecs import actions
-from step_jax.envs import browser as browser_lib
+from step_jax.envs.miniwob import browser as browser_lib
 
 KINDS = frozenset((
     'click', 'double_click', 'right_click', 'drag', 'scroll', 'type', 'hotkey',

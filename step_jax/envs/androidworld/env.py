@@ -20,9 +20,9 @@ import numpy as np
 
 from step_jax.codecs import actions
 from step_jax.codecs import json_action
-from step_jax.envs import androidworld_client as client_lib
-from step_jax.envs import androidworld_tasks
-from step_jax.envs import androidworld_tokens as tokens_lib
+from step_jax.envs.androidworld import client as client_lib
+from step_jax.envs.androidworld import tasks as androidworld_tasks
+from step_jax.envs.androidworld import tokens as tokens_lib
 from step_jax.envs import base
 from step_jax.envs import leases
 

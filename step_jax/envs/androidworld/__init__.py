@@ -1,0 +1,1 @@
+"""Phones over the HTTP protocol of AndroidWorld's own server."""

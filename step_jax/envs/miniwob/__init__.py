@@ -1,0 +1,1 @@
+"""MiniWoB++ in real Chromium."""
