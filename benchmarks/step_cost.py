@@ -32,12 +32,13 @@ from experiments import setups
 from experiments import warm_start
 from experiments import worlds
 from step_jax.algorithm import credit
+from step_jax.algorithm import methods
 from step_jax.algorithm import steps
 from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import workers
 
 _CONFIG = config_flags.DEFINE_config_file('config', 'configs/osworld.py')
-_METHODS = flags.DEFINE_list('methods', list(credit.METHODS), 'to be timed')
+_METHODS = flags.DEFINE_list('methods', list(methods.METHODS), 'to be timed')
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'timed rounds of each method')
 
 
@@ -80,7 +81,7 @@ def _step_costs(setup, params, collect):
 
 def _round_seconds(setup, params, collect):
   """Prints a line for each method."""
-  chosen = {name: setup._replace(method=credit.METHODS[name])
+  chosen = {name: setup._replace(method=methods.METHODS[name])
             for name in _METHODS.value}
   states = {
       name: rounds.RunState(

@@ -14,7 +14,7 @@ def base_config() -> ml_collections.ConfigDict:
   config.num_rounds = 50
   config.num_base_tasks = 16  # Q, base tasks a round
   config.group_size = 16  # G, trajectory slots a base task gives
-  config.method = 'step'  # a name of step_jax.credit.METHODS
+  config.method = 'step'  # a name of step_jax.METHODS
   config.smoothing = 'adaptive'  # of s_hat: 'adaptive', or 'ema' [choice]
   config.ema_decay = 0.5  # d, for smoothing='ema' [choice]
   config.threshold = 0.6  # s_0, tasks below it are in the cache

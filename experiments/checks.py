@@ -9,7 +9,7 @@ from typing import Any
 
 import ml_collections
 
-from step_jax.algorithm import credit
+from step_jax.algorithm import methods
 
 # A resumed run may change these: they do not touch what is learned.
 FREE_FIELDS = (
@@ -55,8 +55,8 @@ def check_config(config: ml_collections.ConfigDict) -> None:
       raise UserError(f'expected {field} to be {expected}, got '
                       f'{_value(config, field)!r}')
 
-  expect('method', config.method in credit.METHODS,
-         f'one of {", ".join(credit.METHODS)}')
+  expect('method', config.method in methods.METHODS,
+         f'one of {", ".join(methods.METHODS)}')
   expect('smoothing', config.smoothing in ('adaptive', 'ema'),
          "'adaptive' or 'ema'")
   for field in _COUNTS:
@@ -85,7 +85,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     _check_vision_language(config, expect)
   expect('policy.num_heads', config.policy.width % config.policy.num_heads
          == 0, 'a divisor of policy.width')
-  method = credit.METHODS[config.method]
+  method = methods.METHODS[config.method]
   if method.augment or method.redraw:
     expect('group_size', config.group_size >= 4 and config.group_size % 2 == 0,
            f'even and at least 4, as method {config.method} needs')

@@ -12,7 +12,7 @@ import optax
 
 from experiments import policies
 from experiments import worlds
-from step_jax.algorithm import credit
+from step_jax.algorithm import methods
 from step_jax.learning import learner as learner_lib
 from step_jax.learning import streaming
 from step_jax.policies import base
@@ -22,7 +22,7 @@ class Setup(NamedTuple):
   """What does not change during a run."""
   config: ml_collections.ConfigDict
   world: worlds.World
-  method: credit.Method
+  method: methods.Method
   policy: base.Policy
   codec: base.Codec
   learner: learner_lib.Learner
@@ -32,7 +32,7 @@ def make_setup(
     config: ml_collections.ConfigDict, world: worlds.World) -> Setup:
   """Builds the policy, the optimiser and the learner."""
   policy, codec = policies.make_policy(config, world)
-  return Setup(config, world, credit.METHODS[config.method], policy, codec,
+  return Setup(config, world, methods.METHODS[config.method], policy, codec,
                make_learner(config, policy))
 
 

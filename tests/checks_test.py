@@ -3,7 +3,7 @@ import ml_collections
 import pytest
 
 from experiments import checks
-from step_jax.algorithm import credit
+from step_jax.algorithm import methods
 from tests import fake_config
 
 _NAN = float('nan')
@@ -82,9 +82,9 @@ def test_a_bad_value_is_named(field, value):
   assert '\n' not in message
 
 
-@pytest.mark.parametrize('method', credit.METHODS)
+@pytest.mark.parametrize('method', methods.METHODS)
 def test_group_sizes_of_methods(method):
-  in_halves = credit.METHODS[method].augment or method == 'dapo'
+  in_halves = methods.METHODS[method].augment or method == 'dapo'
   smallest = 4 if in_halves else 2
   for size in range(1, 6):
     good = size >= smallest and (

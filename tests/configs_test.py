@@ -7,7 +7,7 @@ import pytest
 
 from experiments import checks
 from experiments import worlds
-from step_jax.algorithm import credit
+from step_jax.algorithm import methods
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _FILES = sorted(
@@ -30,7 +30,7 @@ def _module(path):
 def _variants(path):
   """The variants that the docstring names, `:name`, and every method."""
   named = re.findall(r'`:(\w+)`', _module(path).__doc__)
-  return sorted({'', *named, *credit.METHODS})
+  return sorted({'', *named, *methods.METHODS})
 
 
 _CASES = [(path, arg) for path in _FILES for arg in _variants(path)]
@@ -58,7 +58,7 @@ def test_a_variant_has_all_fields_and_good_values(path, arg):
       checks.check_config(config)
   else:
     checks.check_config(config)
-  assert arg not in credit.METHODS or config.method == arg
+  assert arg not in methods.METHODS or config.method == arg
 
 
 @_each

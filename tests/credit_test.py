@@ -11,6 +11,7 @@ import pytest
 
 import step_jax
 from step_jax.algorithm import credit
+from step_jax.algorithm import methods
 from step_jax.algorithm import types
 from step_jax.policies import base
 from step_jax.policies import element
@@ -39,7 +40,7 @@ def _round(seed):
 def _assign(trajectory, success_rate=RATES, name='step', **options):
   options.setdefault('group_size', GROUP)
   return jax.tree.map(np.asarray, credit.assign_credit(
-      trajectory, success_rate, method=credit.METHODS[name], **options))
+      trajectory, success_rate, method=methods.METHODS[name], **options))
 
 
 def _slow(trajectory, success_rate, name, low_threshold=0.2, ema_decay=None):
@@ -74,8 +75,8 @@ def _slow(trajectory, success_rate, name, low_threshold=0.2, ema_decay=None):
 
 
 def test_the_methods():
-  assert set(credit.METHODS) == set(NAMES)
-  for name, method in credit.METHODS.items():
+  assert set(methods.METHODS) == set(NAMES)
+  for name, method in methods.METHODS.items():
     assert method.resample == (name in RESAMPLE), name
     assert method.augment == (name in AUGMENT), name
     assert method.redraw == (name == 'dapo'), name
@@ -88,7 +89,7 @@ def test_tasks_are_resampled_by_the_methods_that_say_so(name):
   key = jax.random.key(0)
   options = {'group_size': 50, 'threshold': 0.5, 'sharpness': 5.0}
   actual = np.asarray(credit.propose_tasks(
-      key, base_ids, RATES, method=credit.METHODS[name], **options))
+      key, base_ids, RATES, method=methods.METHODS[name], **options))
   assert actual.dtype == np.int32 and actual.shape == (200,)
   uniform = np.repeat(base_ids, 50)
   if name not in RESAMPLE:
@@ -372,7 +373,7 @@ def test_trajectory_grpo_is_a_mean_over_trajectories_of_token_means():
 def test_units_of_the_learner(name):
   singles, _, _ = _assign(_round(0), name=name)
   batch = credit.without_groups(
-      singles, method=credit.METHODS[name], max_steps=STEPS)
+      singles, method=methods.METHODS[name], max_steps=STEPS)
   chex.assert_trees_all_equal(batch.singles, singles)
   assert batch.groups is None
   rows = np.arange(SLOTS * STEPS)

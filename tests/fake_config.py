@@ -4,15 +4,15 @@
 """
 
 from configs import common
-from step_jax.algorithm import credit
+from step_jax.algorithm import methods
 
 
 def get_config(arg: str = ''):
   """Returns the config; `arg` is a method, by default 'step'."""
-  if arg and arg not in credit.METHODS:
+  if arg and arg not in methods.METHODS:
     raise ValueError(
         f'expected a variant of tests/fake_config.py, one of '
-        f'{", ".join(credit.METHODS)}, got {arg!r}')
+        f'{", ".join(methods.METHODS)}, got {arg!r}')
   config = common.base_config()
   config.method = arg or 'step'
   config.env.name = 'tests.fake_world:ButtonEnv'

@@ -19,7 +19,7 @@ from experiments import stopping
 from experiments import train
 from experiments import warm_start
 from experiments import worlds
-from step_jax.algorithm import credit
+from step_jax.algorithm import methods
 from step_jax.rollout import workers
 from step_jax.runs import metrics
 from tests import fake_config
@@ -61,7 +61,7 @@ def prepared_host(tmp_path_factory):
       setups[shared] = setup._replace(policy=setup.policy._replace(
           init=jax.jit(setup.policy.init)))
     return setups[shared]._replace(
-        config=config, world=world, method=credit.METHODS[config.method])
+        config=config, world=world, method=methods.METHODS[config.method])
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
@@ -312,7 +312,7 @@ def test_worker_counts_change_nothing(run, tmp_path):
   _assert_same_run(tmp_path, run)
 
 
-@pytest.mark.parametrize('method', credit.METHODS)
+@pytest.mark.parametrize('method', methods.METHODS)
 def test_every_method_runs(run, tmp_path, method):
   train.train(_config(method, num_rounds=2), tmp_path)
   rows = _rows(tmp_path)
@@ -320,10 +320,10 @@ def test_every_method_runs(run, tmp_path, method):
   for row in rows:
     assert row.keys() >= _FIELDS
     assert None not in row.values()
-    if not credit.METHODS[method].resample and method != 'dapo':
+    if not methods.METHODS[method].resample and method != 'dapo':
       assert row['replaced_fraction'] == 0
       assert row['slots_per_task'] == [8] * _NUM_TASKS
-    if not credit.METHODS[method].augment:
+    if not methods.METHODS[method].augment:
       assert row['augmented_steps'] == 0
   assert sum(row['optimizer_steps'] for row in rows) > 0
   assert [_EVALUATED <= row.keys() for row in rows] == [False, True]
@@ -335,7 +335,7 @@ def test_every_method_runs(run, tmp_path, method):
 def test_methods_differ_in_what_they_learn(run, tmp_path):
   assert run.exists()
   losses = {}
-  for method in credit.METHODS:
+  for method in methods.METHODS:
     workdir = tmp_path / method
     train.train(_config(
         method, num_rounds=1, eval_episodes=1), workdir)

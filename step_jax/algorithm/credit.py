@@ -1,81 +1,19 @@
-"""The two jitted halves of a round, and the table of methods (method 5)."""
+"""The two jitted halves of a round: which tasks, and what they teach."""
 
 import dataclasses
 import functools
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
 import chex
 import jax
 import jax.numpy as jnp
 
 from step_jax.algorithm import advantages as advantages_lib
+from step_jax.algorithm import methods
 from step_jax.algorithm import resampling
 from step_jax.algorithm import steps
 from step_jax.algorithm import success_rate as success_rate_lib
 from step_jax.algorithm import types
-
-
-def _success_weighted(trajectory, success_rate, group_size, state_fn):
-  del group_size, state_fn
-  return advantages_lib.success_weighted_advantages(
-      trajectory.returns, trajectory.task_ids, success_rate,
-      where=trajectory.valid)
-
-
-def _over_groups(function, trajectory, success_rate, group_size, state_fn):
-  del success_rate, state_fn
-  num_slots = trajectory.returns.shape[0]
-  return function(
-      trajectory.returns, jnp.arange(num_slots) // group_size,
-      num_groups=num_slots // group_size, where=trajectory.valid)
-
-
-def _task_relative(trajectory, success_rate, group_size, state_fn):
-  """All copies of a task start alike, so they are one group of any size."""
-  del group_size, state_fn
-  return advantages_lib.group_relative_advantages(
-      trajectory.returns, trajectory.task_ids,
-      num_groups=success_rate.shape[0], where=trajectory.valid)
-
-
-def _group_in_group(trajectory, success_rate, group_size, state_fn):
-  del success_rate
-  if state_fn is None:
-    raise ValueError('expected state_fn with method gigpo, got None')
-  num_slots = trajectory.returns.shape[0]
-  mask = trajectory.step_mask & trajectory.valid[:, None]
-  return advantages_lib.gigpo_advantages(
-      trajectory.returns, jnp.arange(num_slots) // group_size,
-      steps.state_ids(state_fn(trajectory.observations), mask),
-      num_groups=num_slots // group_size, step_mask=mask)
-
-
-_group_relative = functools.partial(
-    _over_groups, advantages_lib.group_relative_advantages)
-_leave_one_out = functools.partial(
-    _over_groups, advantages_lib.leave_one_out_advantages)
-
-
-class Method(NamedTuple):
-  """What distinguishes the methods; everything else is shared."""
-  advantages: Callable[..., chex.Array]  # [B], or [B, T] by step
-  resample: bool = False  # SR-Traj
-  augment: bool = False  # SL-GRPO
-  redraw: bool = False  # tasks without spread give up slots amid the round
-  trajectory_mean: bool = False  # token losses averaged within a trajectory
-
-
-METHODS = {
-    'trajectory_grpo': Method(_group_relative, trajectory_mean=True),
-    'step_grpo': Method(_group_relative),
-    'rloo': Method(_leave_one_out),
-    'gigpo': Method(_group_in_group),
-    'dapo': Method(_task_relative, redraw=True),
-    'step': Method(_success_weighted, resample=True, augment=True),
-    'step_no_resampling': Method(_success_weighted, augment=True),
-    'step_no_augmentation': Method(_success_weighted, resample=True),
-    'step_advantage_only': Method(_success_weighted),
-}
 
 
 @functools.partial(
@@ -86,7 +24,7 @@ def propose_tasks(
     base_task_ids: chex.Array,
     success_rate: chex.Array,
     *,
-    method: Method,
+    method: methods.Method,
     group_size: int,
     threshold: float = 0.6,
     sharpness: float = 10.0,
@@ -97,7 +35,7 @@ def propose_tasks(
     rng_key: key of the round.
     base_task_ids: `[Q]` int.
     success_rate: `[N]` s_hat.
-    method: an entry of `METHODS`.
+    method: an entry of `methods.METHODS`.
     group_size: G.
     threshold: s_0.
     sharpness: kappa.
@@ -119,7 +57,7 @@ def assign_credit(
     trajectory: types.Trajectory,
     success_rate: chex.Array,
     *,
-    method: Method,
+    method: methods.Method,
     group_size: int,
     low_threshold: float = 0.2,
     ema_decay: float | None = None,
@@ -130,7 +68,7 @@ def assign_credit(
   Args:
     trajectory: the round, B = Q*G.
     success_rate: `[N]` s_hat before the round.
-    method: an entry of `METHODS`.
+    method: an entry of `methods.METHODS`.
     group_size: G.
     low_threshold: s_low; steps of tasks at or below it are to be augmented.
     ema_decay: None for the adaptive rule, else d of the fixed-decay one.
@@ -297,13 +235,13 @@ def with_groups(
 
 
 def without_groups(
-    singles: types.StepBatch, *, method: Method, max_steps: int
+    singles: types.StepBatch, *, method: methods.Method, max_steps: int
 ) -> types.RoundBatch:
   """The round's batch of a method without step-level groups.
 
   Args:
     singles: K = 1, S = B*T, from `assign_credit`.
-    method: an entry of `METHODS`.
+    method: an entry of `methods.METHODS`.
     max_steps: T.
 
   Returns:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import matplotlib.figure
 import numpy as np
 
-from experiments import study
-from step_jax.algorithm import credit
+from experiments.study import plan
+import step_jax
 
 _BASELINES = ('trajectory_grpo', 'step_grpo')
 # What the paper claims, as (with it, without it).
@@ -54,7 +54,7 @@ class Results(NamedTuple):
 
   def field(self, name: str) -> np.ndarray:
     """A column of the rounds, `[R, I]`."""
-    return self.rounds[..., 1 + study.ROUND_FIELDS.index(name)]
+    return self.rounds[..., 1 + plan.ROUND_FIELDS.index(name)]
 
 
 def load(workdir: pathlib.Path, part: str) -> dict[str, Results]:
@@ -105,14 +105,14 @@ def rounds_to_reach(curve: np.ndarray, level: float) -> float | None:
   if not after:
     return 0.
   low, high = curve[after - 1], curve[after]
-  return study.EVAL_EVERY * (after - 1 + (level - low) / (high - low))
+  return plan.EVAL_EVERY * (after - 1 + (level - low) / (high - low))
 
 
 def write(workdir: pathlib.Path) -> None:
   """Writes `tables.md` and figures of `methods` and the other parts done."""
   methods = {name.split(',')[0]: results
              for name, results in load(workdir, 'methods').items()}
-  missing = set(credit.METHODS) - set(methods)
+  missing = set(step_jax.METHODS) - set(methods)
   if missing:
     sys.exit(f'runs of {", ".join(sorted(missing))} are missing; '
              'run --part=methods first')
@@ -151,7 +151,7 @@ def _change(name: str) -> str:
 
 
 def _first_seeds(results: Results) -> Results:
-  count = len(study.FEWER_SEEDS)
+  count = len(plan.FEWER_SEEDS)
   return Results(results.name, *(x[:count] for x in results[1:]))
 
 
@@ -182,7 +182,7 @@ def _methods_table(methods: dict[str, Results],
                     final, methods[other].train[:, -1]))
             for other in _BASELINES])
   return _table(
-      f'Greedy success after {study.NUM_ROUNDS} rounds, mean and 95 % interval '
+      f'Greedy success after {plan.NUM_ROUNDS} rounds, mean and 95 % interval '
       f'over {len(start.greedy)} seeds',
       ('method', 'learning rate', 'train (128)', 'all (369)',
        *(f'P(better than `{other}`)' for other in _BASELINES)), rows)
@@ -283,7 +283,7 @@ def _curves(results: dict[str, Results],
             label: str) -> matplotlib.figure.Figure:
   figure = matplotlib.figure.Figure(figsize=(7, 4.2), layout='constrained')
   axes = figure.subplots()
-  rounds = np.arange(0, study.NUM_ROUNDS + 1, study.EVAL_EVERY)
+  rounds = np.arange(0, plan.NUM_ROUNDS + 1, plan.EVAL_EVERY)
   for index, (name, runs) in enumerate(results.items()):
     bands = np.array([interval(x) for x in value(runs).T.astype(float)])
     style = '-' if index < 5 else '--'

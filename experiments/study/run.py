@@ -1,6 +1,7 @@
 """Compares the methods on Desk with many seeds.
 
-  python experiments/study.py --part=sweep|methods|thresholds|sampling|report
+  python experiments/study/run.py
+      --part=sweep|methods|thresholds|sampling|report
       [--workdir=DIR] [--processes=n]
 
 `sweep` tunes the learning rate of every method with the same budget, on seeds
@@ -15,82 +16,27 @@ that is done is not done again, so each part can be interrupted and resumed.
 import argparse
 from concurrent import futures
 import functools
-import itertools
-import json
 import multiprocessing
 import os
 import pathlib
 import sys
 import threading
-from typing import Any, NamedTuple
+from typing import Any
 
 if __name__ in ('__main__', '__mp_main__'):  # a script, run from anywhere
-  sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+  sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 import numpy as np
 from rich import progress as rich_progress
 
-LEARNING_RATES = (3e-4, 1e-3, 2e-3)
-SWEEP_SEEDS = (100, 101)
-SEEDS = tuple(range(10))
-FEWER_SEEDS = SEEDS[:5]
-NUM_ROUNDS = 80  # 10 epochs of 128 tasks
-NUM_MINIBATCHES = 4  # optimiser steps a round
-EVAL_EVERY = 10  # rounds
-GREEDY_EPISODES = 4  # a task, of all 369
-SAMPLED_EPISODES = 8  # a training task, at the training temperature
-LOW_THRESHOLDS = (0.6, 1.0)  # beside the 0.2 of `methods`
-SAMPLING: tuple[dict[str, Any], ...] = (
-    # beside kappa = 10, s_0 = 0.6 and adaptive smoothing
-    {'sharpness': 5.0}, {'sharpness': 20.0}, {'threshold': 0.4},
-    {'threshold': 0.8}, {'smoothing': 'ema', 'ema_decay': 0.5},
-    {'smoothing': 'ema', 'ema_decay': 0.9})
-ROUND_FIELDS = (  # columns of `rounds`, after the mastered share
-    'success_rate', 'replaced_fraction', 'step_samples', 'augmented_steps',
-    'environment_steps', 'optimizer_steps', 'rollout_seconds',
-    'update_seconds', 'entropy', 'mean_abs_advantage')
+from experiments.study import plan
+from experiments.study import report
+import step_jax
+
 _MASTERED = 0.8
-_RATE = 'optimizer.learning_rate'
 
 
-class Run(NamedTuple):
-  """One training run and what differs from the config."""
-  part: str
-  method: str
-  seed: int
-  overrides: tuple[tuple[str, Any], ...]
-
-  @property
-  def path(self) -> str:
-    changed = [f'{k.split(".")[-1]}={v:g}' if isinstance(v, float)
-               else f'{k}={v}' for k, v in self.overrides]
-    return os.path.join(
-        self.part, ','.join([self.method, *changed]), f'{self.seed}.npz')
-
-
-def plan(part: str, workdir: pathlib.Path) -> list[Run]:
-  """The runs of a part, in the order in which they are done."""
-  from step_jax.algorithm import credit
-  if part == 'sweep':
-    return [
-        Run(part, method, seed, ((_RATE, rate),)) for method, rate, seed
-        in itertools.product(credit.METHODS, LEARNING_RATES, SWEEP_SEEDS)]
-  path = workdir / 'learning_rates.json'
-  if not path.exists():
-    sys.exit(f'{path} is missing; run --part=sweep first')
-  rates = json.loads(path.read_text())
-  if part == 'methods':
-    return [Run(part, method, seed, ((_RATE, rates[method]),))
-            for method, seed in itertools.product(credit.METHODS, SEEDS)]
-  tuned = ((_RATE, rates['step']),)
-  if part == 'thresholds':
-    return [Run(part, 'step', seed, tuned + (('low_threshold', low),))
-            for low, seed in itertools.product(LOW_THRESHOLDS, SEEDS)]
-  return [Run(part, 'step', seed, tuned + tuple(changes.items()))
-          for changes, seed in itertools.product(SAMPLING, FEWER_SEEDS)]
-
-
-def train_once(run: Run, workdir: pathlib.Path) -> None:
+def train_once(run: plan.Run, workdir: pathlib.Path) -> None:
   """Trains and evaluates one run, and writes its numbers."""
   import jax.numpy as jnp
 
@@ -100,19 +46,19 @@ def train_once(run: Run, workdir: pathlib.Path) -> None:
   state = rounds.RunState(
       setup.learner.init(params), jnp.zeros(len(setup.world.tasks)))
   evaluations, rows = [], []
-  eval_every = NUM_ROUNDS if run.part == 'sweep' else EVAL_EVERY
-  for round_index in range(NUM_ROUNDS + 1):
+  eval_every = plan.NUM_ROUNDS if run.part == 'sweep' else plan.EVAL_EVERY
+  for round_index in range(plan.NUM_ROUNDS + 1):
     record = np.asarray(state.success_rate)
     if round_index % eval_every == 0:
       evaluations.append((
           *_evaluate(setup, state.learner.params, collect), record))
-    if round_index == NUM_ROUNDS:
+    if round_index == plan.NUM_ROUNDS:
       break
     state, row = rounds.play_round(setup, state, round_index, collect)
     succeeded = row['successes_per_task']
     rows.append([
         succeeded[record > _MASTERED].sum() / max(succeeded.sum(), 1),
-        *(float(row[name]) for name in ROUND_FIELDS)])
+        *(float(row[name]) for name in plan.ROUND_FIELDS)])
   greedy, sampled, records = map(np.array, zip(*evaluations))
   path = workdir / run.path
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,8 +83,9 @@ def _evaluate(setup: Any, params: Any, collect: Any) -> tuple[Any, Any]:
     return solved.mean(axis=1)
 
   return (
-      success(_num_all_tasks(), GREEDY_EPISODES, setup.config.eval_temperature),
-      success(len(setup.world.tasks), SAMPLED_EPISODES,
+      success(_num_all_tasks(), plan.GREEDY_EPISODES,
+              setup.config.eval_temperature),
+      success(len(setup.world.tasks), plan.SAMPLED_EPISODES,
               setup.config.temperature))
 
 
@@ -146,24 +93,22 @@ def _config(method: str, seed: int) -> Any:
   from configs import osworld
   config = osworld.get_config(method)
   config.seed = seed
-  config.optimizer.decay_rounds = NUM_ROUNDS
-  config.optimizer.num_minibatches = NUM_MINIBATCHES
+  config.optimizer.decay_rounds = plan.NUM_ROUNDS
+  config.optimizer.num_minibatches = plan.NUM_MINIBATCHES
   return config
 
 
-def _setup(run: Run, workdir: pathlib.Path) -> tuple[Any, Any, Any]:
+def _setup(run: plan.Run, workdir: pathlib.Path) -> tuple[Any, Any, Any]:
   """The run's setup, where every run begins, and the collector.
 
   What runs have in common is compiled once in a process.
   """
-  from step_jax.algorithm import credit
-
   shared, params, collect = _shared(workdir)
   config = _config(run.method, run.seed)
   config.update_from_flattened_dict(dict(run.overrides))
   learner = _learner(workdir, config.optimizer.learning_rate)
   return shared._replace(
-      config=config, method=credit.METHODS[run.method],
+      config=config, method=step_jax.METHODS[run.method],
       learner=learner), params, collect
 
 
@@ -223,7 +168,7 @@ def _end_with_parent() -> None:
 
 def run_part(part: str, workdir: pathlib.Path, processes: int) -> None:
   """Does the runs of a part that are not done yet."""
-  runs = plan(part, workdir)
+  runs = plan.plan_runs(part, workdir)
   left = [run for run in runs if not (workdir / run.path).exists()]
   os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(workdir / 'cache'))
   context = multiprocessing.get_context('spawn')
@@ -244,21 +189,7 @@ def run_part(part: str, workdir: pathlib.Path, processes: int) -> None:
       pool.shutdown(wait=False, cancel_futures=True)
       raise
   if part == 'sweep':
-    choose_learning_rates(workdir)
-
-
-def choose_learning_rates(workdir: pathlib.Path) -> None:
-  """Writes the learning rate with the best final success for each method."""
-  finals: dict[str, dict[float, list[float]]] = {}
-  for run in plan('sweep', workdir):
-    with np.load(workdir / run.path) as saved:
-      final = saved['greedy'][-1, :saved['sampled'].shape[1]].mean()
-    rates = finals.setdefault(run.method, {})
-    rates.setdefault(run.overrides[0][1], []).append(float(final))
-  best = {method: max(rates, key=lambda rate: np.mean(rates[rate]))
-          for method, rates in finals.items()}
-  (workdir / 'learning_rates.json').write_text(json.dumps(best, indent=2))
-  (workdir / 'sweep.json').write_text(json.dumps(finals, indent=2))
+    plan.choose_learning_rates(workdir)
 
 
 def main() -> None:
@@ -273,8 +204,7 @@ def main() -> None:
   workdir = arguments.workdir.resolve()
   workdir.mkdir(parents=True, exist_ok=True)
   if arguments.part == 'report':
-    from experiments import study_report
-    study_report.write(workdir)
+    report.write(workdir)
   else:
     run_part(arguments.part, workdir, arguments.processes)
 
