@@ -26,7 +26,6 @@ from ml_collections import config_flags
 import numpy as np
 
 from experiments import collectors
-from experiments import progress as progress_lib
 from experiments import rounds
 from experiments import setups
 from experiments import warm_start
@@ -36,6 +35,7 @@ from step_jax.algorithm import methods
 from step_jax.algorithm import steps
 from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import workers
+from step_jax.runs import progress as progress_lib
 
 _CONFIG = config_flags.DEFINE_config_file('config', 'configs/osworld.py')
 _METHODS = flags.DEFINE_list('methods', list(methods.METHODS), 'to be timed')

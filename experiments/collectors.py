@@ -10,43 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import checks
-from experiments import progress as progress_lib
 from experiments import worlds
 from step_jax.policies import base
 from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import simulation
 from step_jax.rollout import workers
+from step_jax.runs import progress as progress_lib
 
 # (jobs, player, name) -> Collection; no player is the expert.
 Collector = Callable[..., collect_lib.Collection]
-
-
-def make_jobs(
-    seed: int, round_index: int, task_ids: np.ndarray, base_ids: np.ndarray
-) -> list[workers.Job]:
-  """A round's episodes: all copies of a task start alike.
-
-  But where a task is a base task of the round again, as there are fewer tasks
-  than Q, the slots which that gives are copies of another episode.
-
-  Args:
-    seed: of the run.
-    round_index: counted from 0.
-    task_ids: `[B]` int.
-    base_ids: `[Q]` int, each of which gives B / Q slots; `[0]` if there is to
-      be one episode for each task.
-  """
-  repeats = [int(np.sum(base_ids[:q] == task))
-             for q, task in enumerate(base_ids)]
-  jobs = []
-  for slot, task_id in enumerate(task_ids.tolist()):
-    q = slot * len(base_ids) // len(task_ids)
-    numbers = [task_id]
-    if len(base_ids) and base_ids[q] == task_id and repeats[q]:
-      numbers.append(repeats[q])
-    jobs.append(workers.Job(
-        slot, task_id, worlds.training_seed(seed, round_index, *numbers)))
-  return jobs
 
 
 @contextlib.contextmanager

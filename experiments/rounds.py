@@ -16,14 +16,14 @@ import numpy as np
 from experiments import checks
 from experiments import collectors
 from experiments import policies
-from experiments import redrawing
 from experiments import setups
-from experiments import worlds
 from step_jax.algorithm import credit
 from step_jax.algorithm import types
 from step_jax.learning import streaming
 from step_jax.policies import base
 from step_jax.rollout import collect as collect_lib
+from step_jax.rollout import episodes
+from step_jax.rollout import redrawing
 
 
 class RunState(NamedTuple):
@@ -43,7 +43,7 @@ def play_round(
   config, num_tasks = setup.config, len(setup.world.tasks)
   key = jax.random.fold_in(jax.random.key(config.seed), round_index)
   task_key, rollout_key = jax.random.split(key)
-  base_ids = worlds.base_task_ids(
+  base_ids = episodes.base_task_ids(
       config.seed, round_index, config.num_base_tasks, num_tasks)
   collection = _collect_round(
       setup, state, round_index, base_ids, task_key, rollout_key, collect)
@@ -98,7 +98,7 @@ def _collect_round(
   config, method = setup.config, setup.method
 
   def play(key, task_ids):
-    jobs = collectors.make_jobs(
+    jobs = episodes.make_jobs(
         config.seed, round_index, task_ids,
         np.zeros(0, int) if method.redraw else base_ids)
     player = collect_lib.Player(state.learner.params, key, config.temperature)
@@ -106,7 +106,7 @@ def _collect_round(
 
   if method.redraw:
     num_tasks = len(setup.world.tasks)
-    later_ids = worlds.task_order(
+    later_ids = episodes.task_order(
         config.seed, round_index + 1, config.num_base_tasks, num_tasks)
     return redrawing.collect(
         rollout_key, base_ids, later_ids, play,

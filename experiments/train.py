@@ -18,15 +18,16 @@ import numpy as np
 
 from experiments import checks
 from experiments import collectors
-from experiments import evaluate as evaluate_lib
-from experiments import progress as progress_lib
 from experiments import rounds
 from experiments import setups
 from experiments import stopping
 from experiments import warm_start
 from experiments import worlds
+from step_jax.rollout import collect as collect_lib
 from step_jax.runs import checkpoint
+from step_jax.runs import evaluation as evaluation_lib
 from step_jax.runs import metrics
+from step_jax.runs import progress as progress_lib
 from step_jax.runs import report
 
 
@@ -87,7 +88,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 def evaluate_run(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, *, split: str,
-    episodes: int) -> evaluate_lib.Evaluation:
+    episodes: int) -> evaluation_lib.Evaluation:
   """Evaluates the newest checkpoint of a run and writes the result there."""
   setup = setups.make_setup(config, worlds.make_world(config, workdir=workdir))
   shown = setup._replace(world=worlds.make_world(config, split, workdir))
@@ -99,12 +100,22 @@ def evaluate_run(
         setup, checkpoints, setup.policy.init(jax.random.key(config.seed)))
     if restored is None:
       raise checks.UserError(f'the run in {workdir} has no checkpoint yet')
-    evaluation = evaluate_lib.evaluate(
-        config, shown.world.tasks, restored[1].learner.params,
-        functools.partial(collect, name='evaluation'), episodes=episodes)
+    evaluation = _evaluate(
+        shown, restored[1].learner.params, collect, episodes)
   name = 'evaluation' if split == 'train' else f'evaluation_{split}'
   metrics.write_json(workdir / f'{name}.json', evaluation)
   return evaluation
+
+
+def _evaluate(
+    setup: setups.Setup, params: Any, collect: collectors.Collector,
+    episodes: int) -> evaluation_lib.Evaluation:
+  config = setup.config
+  player = collect_lib.Player(
+      params, jax.random.key(config.seed), config.eval_temperature)
+  return evaluation_lib.evaluate(
+      setup.world.tasks, player, functools.partial(collect, name='evaluation'),
+      episodes=episodes)
 
 
 def _warn(sentence: str) -> None:
@@ -153,11 +164,8 @@ def _run_rounds(
   before_path = workdir / 'initial_evaluation.json'
 
   def evaluate(params):
-    evaluation = evaluate_lib.evaluate(
-        config, tasks, params,
-        functools.partial(collect, name='evaluation'),
-        episodes=config.eval_episodes)
-    if not evaluate_lib.success_rates(evaluation).size:
+    evaluation = _evaluate(setup, params, collect, config.eval_episodes)
+    if not evaluation_lib.success_rates(evaluation).size:
       raise checks.RunError(
           'every evaluation episode was lost to environment failures; see to '
           'the environments, then resume with the same command.')
@@ -166,7 +174,7 @@ def _run_rounds(
   if done == 0 and not before_path.exists():
     before = evaluate(state.learner.params)
     metrics.write_json(before_path, before)
-    rate = evaluate_lib.success_rates(before).mean()
+    rate = evaluation_lib.success_rates(before).mean()
     progress.say(f'before training: evaluation {100 * rate:.0f} %')
   compilations = metrics.CompilationCounter()
   for round_index in range(done, config.num_rounds):
@@ -179,7 +187,7 @@ def _run_rounds(
       new_state, row = rounds.play_round(setup, state, round_index, collect)
       if is_evaluated:
         evaluation = evaluate(new_state.learner.params)
-        rates = evaluate_lib.success_rates(evaluation)
+        rates = evaluation_lib.success_rates(evaluation)
         row['eval_success_rate'] = rates.mean()
         row['eval_tasks_above_60'] = int((rates > 0.6).sum())
         metrics.write_json(workdir / 'evaluation.json', evaluation)
@@ -203,10 +211,10 @@ def _report(
   before, after = (
       metrics.read_json(workdir / f'{name}.json')
       for name in ('initial_evaluation', 'evaluation'))
-  progress.console.print(evaluate_lib.make_table(before, after))
+  progress.console.print(evaluation_lib.make_table(before, after))
   environment = setup.config.env
   paths = report.write_report(
       workdir / 'report', log.rows, setup.world.tasks,
       environment=environment.description or environment.name,
-      initial_success_rate=evaluate_lib.success_rates(before).mean())
+      initial_success_rate=evaluation_lib.success_rates(before).mean())
   progress.say('pictures: ' + ', '.join(str(path) for path in paths))

@@ -20,6 +20,7 @@ from step_jax.learning import imitation
 from step_jax.learning import streaming
 from step_jax.policies import base
 from step_jax.rollout import collect as collect_lib
+from step_jax.rollout import episodes
 from step_jax.rollout import workers
 
 _DEMONSTRATIONS = 2**32 - 1  # in the place of a round in seeds
@@ -53,7 +54,7 @@ def warm_start(
 
   jobs = [
       workers.Job(slot, slot // config.warm_start.demonstrations,
-                  worlds.training_seed(config.seed, _DEMONSTRATIONS, slot),
+                  episodes.training_seed(config.seed, _DEMONSTRATIONS, slot),
                   expert=True)
       for slot in range(
           len(world.tasks) * config.warm_start.demonstrations)]

@@ -1,15 +1,13 @@
-"""The environments that configs name, and the seeds of their episodes."""
+"""The environments that configs name."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 import functools
-import itertools
 import pathlib
 import sys
 from typing import Any, NamedTuple
 
 import gymnasium
 import ml_collections
-import numpy as np
 
 from experiments import checks
 from step_jax.envs import base
@@ -23,8 +21,6 @@ _ALIASES = {
     'miniwob': 'step_jax.envs.miniwob.env:MiniWobEnv',
     'osworld': 'step_jax.envs.osworld.env:OSWorldEnv',
 }
-# Training episodes have seeds below, evaluation episodes from here on.
-FIRST_EVAL_SEED = 2**30
 
 
 class World(NamedTuple):
@@ -134,45 +130,3 @@ def make_pool(
       world.make_env, num_workers=config.env.num_workers,
       step_timeout=config.env.step_timeout,
       start_timeout=config.env.start_timeout)
-
-
-def base_task_ids(
-    seed: int, round_index: int, num_base_tasks: int, num_tasks: int
-) -> np.ndarray:
-  """Base tasks of a round: a block of an endless run of permutations.
-
-  Args:
-    seed: of the run.
-    round_index: counted from 0.
-    num_base_tasks: Q.
-    num_tasks: N.
-
-  Returns:
-    `[Q]` int32; each epoch's permutation is derived from (seed, epoch).
-  """
-  positions = round_index * num_base_tasks + np.arange(num_base_tasks)
-  epochs, index = np.divmod(positions, num_tasks)
-  orders = {
-      epoch: np.random.default_rng([seed, epoch]).permutation(num_tasks)
-      for epoch in set(epochs.tolist())}
-  return np.array(
-      [orders[epoch][i] for epoch, i in zip(epochs.tolist(), index)], np.int32)
-
-
-def task_order(
-    seed: int, round_index: int, num_base_tasks: int, num_tasks: int
-) -> Iterator[int]:
-  """The base tasks of a round and of all that follow, one by one."""
-  for later in itertools.count(round_index):
-    yield from base_task_ids(seed, later, num_base_tasks, num_tasks).tolist()
-
-
-def training_seed(seed: int, *numbers: int) -> int:
-  """Environment seed of (seed, round, task): all copies start alike."""
-  state = np.random.SeedSequence([seed, *numbers]).generate_state(1)
-  return int(state[0]) % FIRST_EVAL_SEED
-
-
-def eval_seed(episode: int) -> int:
-  """Environment seed of an evaluation episode, the same for every run."""
-  return FIRST_EVAL_SEED + episode

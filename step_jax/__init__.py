@@ -10,8 +10,11 @@ from step_jax.algorithm.advantages import leave_one_out_advantages
 from step_jax.algorithm.advantages import step_group_advantages
 from step_jax.algorithm.advantages import success_weighted_advantages
 from step_jax.algorithm.credit import assign_credit
+from step_jax.algorithm.credit import augment_steps
 from step_jax.algorithm.credit import propose_tasks
 from step_jax.algorithm.losses import clipped_surrogate_loss
+from step_jax.algorithm.methods import METHODS
+from step_jax.algorithm.methods import Method
 from step_jax.algorithm.resampling import replacement_probability
 from step_jax.algorithm.resampling import resample_tasks
 from step_jax.algorithm.steps import flatten_steps
@@ -28,10 +31,13 @@ from step_jax.learning.learner import make_learner
 __all__ = (
     'Learner',
     'LearnerState',
+    'METHODS',
+    'Method',
     'RoundBatch',
     'StepBatch',
     'Trajectory',
     'assign_credit',
+    'augment_steps',
     'clipped_surrogate_loss',
     'count_outcomes',
     'ema_success_rate',

@@ -9,7 +9,6 @@ import pytest
 from tests import qwen_vl_examples as examples
 
 NAME = 'qwen2_5_vl_tied'
-SCRIPT = examples.DATA.parents[2] / 'experiments' / 'check_model.py'
 KEYS = ('input_ids', 'attention_mask', 'pixel_values', 'image_grid_thw')
 
 
@@ -25,8 +24,8 @@ def _run(folder, model, **arrays):
   if arrays:
     np.savez(inputs, **arrays)
   return outputs, subprocess.run(
-      [sys.executable, SCRIPT, f'--model={model}', f'--inputs={inputs}',
-       f'--outputs={outputs}'],
+      [sys.executable, '-m', 'step_jax.policies.qwen_vl.check_model',
+       f'--model={model}', f'--inputs={inputs}', f'--outputs={outputs}'],
       cwd=folder, text=True, capture_output=True, timeout=120)
 
 

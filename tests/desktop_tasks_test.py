@@ -4,8 +4,8 @@ import pathlib
 
 import pytest
 
-from experiments import check_tasks
 from step_jax.envs import base
+from step_jax.envs.osworld import check_tasks
 from step_jax.envs.osworld import elements
 from step_jax.envs.osworld import env as env_lib
 from step_jax.envs.osworld import tasks as tasks_lib

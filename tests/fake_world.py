@@ -9,8 +9,8 @@ import time
 import gymnasium
 import numpy as np
 
-from experiments import worlds
 from step_jax.envs import base
+from step_jax.rollout import episodes
 from step_jax.rollout import workers
 
 TRAIN_TASKS = ('press-1', 'press-2', 'press-3', 'type-1')
@@ -44,7 +44,7 @@ class ButtonEnv(gymnasium.Env):
     self._task = self.tasks[options.get('task_id', 0)]
     self._expert = options.get('expert', False)
     self._phase = (
-        'training' if seed < worlds.FIRST_EVAL_SEED else 'evaluation')
+        'training' if seed < episodes.FIRST_EVAL_SEED else 'evaluation')
     self._types = self._task.startswith('type')
     length = int(self._task[-1])
     self._labels = self.np_random.permutation(_WORDS)[:max(3, length)]

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import redrawing
-from experiments import worlds
 from step_jax.rollout import collect as collect_lib
+from step_jax.rollout import episodes
+from step_jax.rollout import redrawing
 from tests import examples
 
 TASKS, BASE, GROUP, STEPS = 6, 4, 4, 3
@@ -36,7 +36,7 @@ def _play(rates, waves, seed=0, lost=0.):
 def _collect(base_ids, play, key=0):
   return redrawing.collect(
       jax.random.key(key), np.array(base_ids, np.int32),
-      worlds.task_order(3, 1, BASE, TASKS), play, group_size=GROUP,
+      episodes.task_order(3, 1, BASE, TASKS), play, group_size=GROUP,
       num_tasks=TASKS)
 
 

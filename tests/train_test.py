@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 
 from experiments import checks
-from experiments import evaluate as evaluate_lib
-from experiments import redrawing
 from experiments import rounds as rounds_lib
 from experiments import setups as setups_lib
 from experiments import stopping
@@ -20,7 +18,10 @@ from experiments import train
 from experiments import warm_start
 from experiments import worlds
 from step_jax.algorithm import methods
+from step_jax.rollout import episodes
+from step_jax.rollout import redrawing
 from step_jax.rollout import workers
+from step_jax.runs import evaluation as evaluation_lib
 from step_jax.runs import metrics
 from tests import fake_config
 from tests import fake_world
@@ -123,7 +124,7 @@ def made_faults(monkeypatch):
 
 
 def _in_training(job):
-  return job.seed < worlds.FIRST_EVAL_SEED and not job.expert
+  return job.seed < episodes.FIRST_EVAL_SEED and not job.expert
 
 
 def test_every_round_has_the_fields_of_the_contract(run):
@@ -157,7 +158,7 @@ def test_the_numbers_of_a_round_agree(run):
     assert (row['entropy'] > 0) == (row['step_samples'] > 0)
     assert row['rows_computed'] >= row['step_samples']
     assert 0 <= row['mean_abs_advantage'] <= 1
-    base = worlds.base_task_ids(0, row['round'], 4, _NUM_TASKS)
+    base = episodes.base_task_ids(0, row['round'], 4, _NUM_TASKS)
     replaced = _NUM_SLOTS * row['replaced_fraction']
     kept = np.minimum(
         row['slots_per_task'], 8 * np.bincount(base, minlength=_NUM_TASKS))
@@ -242,7 +243,7 @@ def _interrupt(patch, workdir, num_rounds, phase):
 
   def spy(self, worker):
     event = advance(self, worker)
-    is_training = event.job.seed < worlds.FIRST_EVAL_SEED
+    is_training = event.job.seed < episodes.FIRST_EVAL_SEED
     if event.kind == 'finished' and is_training == (phase == 'training') and (
         len(metrics.read_metrics(workdir)) == num_rounds):
       ended.append(event)
@@ -366,13 +367,13 @@ def test_dapo_redraws_tasks_without_spread(dapo_run):
   redrawn = 0
   for index, (row, (_, trajectory)) in enumerate(
       zip(_rows(workdir), rounds, strict=True)):
-    base = worlds.base_task_ids(0, index, 2, _NUM_TASKS)
+    base = episodes.base_task_ids(0, index, 2, _NUM_TASKS)
     slots = trajectory.task_ids.reshape(2, 8)
     halves = trajectory.returns.reshape(2, 8)[:, :4]
     spread = np.ptp(halves, axis=1) > 0
     np.testing.assert_array_equal(
         slots[:, :4], np.repeat(base[:, None], 4, axis=1))
-    order = worlds.task_order(0, index + 1, 2, _NUM_TASKS)
+    order = episodes.task_order(0, index + 1, 2, _NUM_TASKS)
     other = next(task for task in order if task not in base[~spread])
     np.testing.assert_array_equal(
         slots[:, 4:], np.repeat(np.where(spread, base, other)[:, None], 4, 1))
@@ -568,7 +569,7 @@ def test_the_table_has_a_row_for_each_task(run, capsys):
   evaluations = [metrics.read_json(run / f'{name}.json')
                  for name in ('initial_evaluation', 'evaluation')]
   from rich import console
-  console.Console(width=80).print(evaluate_lib.make_table(*evaluations))
+  console.Console(width=80).print(evaluation_lib.make_table(*evaluations))
   lines = capsys.readouterr().out.splitlines()
   for task in fake_world.TRAIN_TASKS:
     line, = [line for line in lines if task in line]
@@ -609,7 +610,7 @@ def test_imitation_helps(tmp_path):
     workdir = tmp_path / str(demonstrations)
     train.train(_config(num_rounds=1, eval_episodes=12, **{
         'warm_start.demonstrations': demonstrations}), workdir)
-    solved[demonstrations] = evaluate_lib.success_rates(
+    solved[demonstrations] = evaluation_lib.success_rates(
         metrics.read_json(workdir / 'initial_evaluation.json')).mean()
   assert solved[6] > solved[0] + .1
 

@@ -12,7 +12,6 @@ from configs import osworld as osworld_config
 from experiments import checks
 from experiments import collectors
 from experiments import policies
-from experiments import progress as progress_lib
 from experiments import setups
 from experiments import stopping
 from experiments import train
@@ -24,6 +23,7 @@ from step_jax.policies.qwen_vl import checkpoint
 from step_jax.policies.qwen_vl import config as config_lib
 from step_jax.policies.qwen_vl import model as model_lib
 from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
+from step_jax.runs import progress as progress_lib
 from tests import fake_desktop
 from tests import fake_phone
 from tests import fake_phone_tasks

@@ -72,12 +72,12 @@ def _evaluate(setup: Any, params: Any, collect: Any) -> tuple[Any, Any]:
   """Greedy success of all 369 tasks, sampled success of the training tasks."""
   import jax
 
-  from experiments import evaluate
   from step_jax.rollout import collect as collect_lib
+  from step_jax.runs import evaluation
 
   def success(num_tasks, episodes, temperature):
     player = collect_lib.Player(params, jax.random.key(0), temperature)
-    solved, _ = evaluate.play(
+    solved, _ = evaluation.play(
         num_tasks, player, functools.partial(collect, name=''),
         episodes=episodes)
     return solved.mean(axis=1)

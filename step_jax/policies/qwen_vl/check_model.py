@@ -1,7 +1,7 @@
 """Runs a checkpoint on given inputs, to hold its logits against another's.
 
-  python experiments/check_model.py --model=DIR --inputs=inputs.npz
-      --outputs=outputs.npz [--dtype=float32|bfloat16]
+  python -m step_jax.policies.qwen_vl.check_model --model=DIR
+      --inputs=inputs.npz --outputs=outputs.npz [--dtype=float32|bfloat16]
 
 DIR holds config.json and safetensors of Qwen2-VL, Qwen2.5-VL or a Llama-type
 text model. inputs.npz: input_ids [B, L], attention_mask [B, L] and, with
@@ -9,20 +9,15 @@ images, pixel_values [patches, patch_width] and image_grid_thw [images, 3], as
 transformers' processors make them. outputs.npz: logits [B, L, V] float32.
 """
 
-from collections.abc import Sequence
+import argparse
 import pathlib
 import sys
 import zipfile
 
-if __name__ == '__main__':  # run as a script, from anywhere
-  sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-
-from absl import flags
 import jax
 import numpy as np
 import safetensors
 
-from experiments import checks
 from step_jax.policies.qwen_vl import checkpoint
 from step_jax.policies.qwen_vl import inputs as inputs_lib
 from step_jax.policies.qwen_vl import model as model_lib
@@ -67,33 +62,36 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     with np.load(path) as arrays:
       return dict(arrays)
   except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
-    raise checks.UserError(
+    raise ValueError(
         f'expected the inputs in {path}, an .npz file: {error}') from error
 
 
-def main(argv: Sequence[str]) -> int:
+def main() -> int:
   """Runs the command; returns its exit code."""
-  flags.DEFINE_string('model', None, 'folder of the checkpoint', required=True)
-  flags.DEFINE_string('inputs', None, '.npz file to read', required=True)
-  flags.DEFINE_string('outputs', None, '.npz file to write', required=True)
-  flags.DEFINE_enum(
-      'dtype', 'float32', ['float32', 'bfloat16'], 'of parameters and products')
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument(
+      '--model', type=pathlib.Path, required=True, help='of the checkpoint')
+  parser.add_argument(
+      '--inputs', type=pathlib.Path, required=True, help='.npz file to read')
+  parser.add_argument(
+      '--outputs', type=pathlib.Path, required=True, help='.npz file to write')
+  parser.add_argument(
+      '--dtype', choices=('float32', 'bfloat16'), default='float32',
+      help='of parameters and products')
+  arguments = parser.parse_args()
   try:
-    flags.FLAGS(argv)
-    arrays = _read(pathlib.Path(flags.FLAGS.inputs))
     logits = run_model(
-        pathlib.Path(flags.FLAGS.model), arrays, dtype=flags.FLAGS.dtype)
-    with open(flags.FLAGS.outputs, 'wb') as file:
+        arguments.model, _read(arguments.inputs), dtype=arguments.dtype)
+    with open(arguments.outputs, 'wb') as file:
       np.savez(file, logits=logits)
-    print(f'wrote logits {list(logits.shape)} to {flags.FLAGS.outputs}')
+    print(f'wrote logits {list(logits.shape)} to {arguments.outputs}')
     return 0
   except KeyboardInterrupt:
     return 130
-  except (checks.UserError, flags.Error, ValueError, OSError,
-          safetensors.SafetensorError) as error:
+  except (ValueError, OSError, safetensors.SafetensorError) as error:
     print(error, file=sys.stderr)
     return 2
 
 
 if __name__ == '__main__':
-  sys.exit(main(sys.argv))
+  sys.exit(main())

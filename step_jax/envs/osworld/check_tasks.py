@@ -1,7 +1,7 @@
 """Plays the scripted solutions of OSWorld task files on a real desktop.
 
-  python experiments/check_tasks.py configs/tasks/desktop [--tasks=a,b]
-      [--screenshots=DIR]
+  python -m step_jax.envs.osworld.check_tasks configs/tasks/desktop
+      [--tasks=a,b] [--screenshots=DIR]
 
 For every task in the folder, or in its folders train and held_out: doing
 nothing has to score 0, the solution 1, and the wrong way 0. Each line also has
@@ -17,9 +17,6 @@ import pathlib
 import sys
 import time
 from typing import Any
-
-if __name__ == '__main__':  # run as a script, from anywhere
-  sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from absl import app
 from absl import flags
