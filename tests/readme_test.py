@@ -3,6 +3,8 @@
 import inspect
 import pathlib
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,14 +14,37 @@ import step_jax
 _README = (pathlib.Path(__file__).parents[1] / 'README.md').read_text()
 
 
-def test_the_example_runs():
-  example, = re.findall(r'```python\n(.*?)```', _README, re.DOTALL)
+def _run_example(name):
+  """Runs the example of README that defines a name; returns its names."""
+  example, = [code for code in re.findall(r'```python\n(.*?)```', _README,
+                                          re.DOTALL) if f'{name} = ' in code]
   names: dict = {}
   exec(example, names)  # our own file
+  return names
+
+
+def test_the_example_runs():
+  names = _run_example('advantages')
   advantages = np.asarray(names['advantages'])
   assert advantages.shape == (8,) and names['task_ids'].shape == (8,)
   assert np.array_equal(advantages > 0, np.asarray(names['successes']) & (
       np.asarray(names['success_rate'])[names['task_ids']] < 1))
+
+
+def test_the_round_on_desk_learns_from_its_successes():
+  names = _run_example('simulate')
+  assert names['trajectory'].valid.all()
+  assert names['trajectory'].step_mask.shape == (64, 15)
+  assert names['state'].step > 0 and names['success_rate'].max() > 0
+
+
+def test_the_package_needs_nothing_of_the_run_loop():
+  unwanted = ('gymnasium', 'matplotlib', 'ml_collections', 'orbax', 'rich')
+  code = ('import sys, step_jax; '
+          f'print(*[name for name in {unwanted} if name in sys.modules])')
+  found = subprocess.run([sys.executable, '-c', code], check=True,
+                         capture_output=True, text=True)
+  assert found.stdout.split() == []
 
 
 def test_all_is_sorted():
