@@ -1,11 +1,21 @@
-"""Settings of every test: strict ranks; browsers and desktops if they are."""
+"""Settings of every test: strict ranks; browsers and desktops if they are.
+
+What is compiled is compiled once, for all workers of pytest-xdist and for the
+runs that tests start, and kept for the next time.
+"""
 
 import gc
 import os
+import pathlib
 import shutil
 
-import jax
-import pytest
+_ROOT = pathlib.Path(__file__).parents[1]
+os.environ |= {
+    'JAX_COMPILATION_CACHE_DIR': str(_ROOT / '.pytest_cache' / 'compilations'),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.05'}
+
+import jax  # noqa: E402  (it reads these)
+import pytest  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 

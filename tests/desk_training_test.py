@@ -47,11 +47,7 @@ def make_config():
 def made_play(tmp_path_factory):
   """`play(workdir, die_in)` -> exit code; compilations are shared."""
   place = tmp_path_factory.mktemp('place')
-  environ = os.environ | {
-      'XDG_CACHE_HOME': str(place / 'cache'),
-      'JAX_COMPILATION_CACHE_DIR': str(place / 'compilations'),
-      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-      'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1'}
+  environ = os.environ | {'XDG_CACHE_HOME': str(place / 'cache')}
 
   def play(workdir, die_in=-1):
     return subprocess.run(

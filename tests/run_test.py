@@ -42,9 +42,6 @@ def made_environ(place):
   """The user's caches are left alone; compilations are shared."""
   return os.environ | {
       'XDG_CACHE_HOME': str(place / 'cache'),
-      'JAX_COMPILATION_CACHE_DIR': str(place / 'compilations'),
-      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-      'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
       'STEP_JAX_FAKE': str(place / 'fake'),
       'STEP_JAX_TEST': uuid.uuid4().hex,
       'TMPDIR': str(place / 'tmp'),
