@@ -8,6 +8,7 @@ import numpy as np
 
 from step_jax.envs import base
 from step_jax.envs.desk import apps
+from step_jax.envs.desk import goals
 from step_jax.envs.desk import layout
 from step_jax.envs.desk import tasks
 
@@ -15,7 +16,7 @@ _VARIABLES, _PAGES = apps.make_apps()
 VARIABLES = {variable.name: variable for variable in _VARIABLES}
 PAGES = {page.name: page for page in _PAGES}
 GOALS = {goal.name: goal for goal in (
-    *tasks._feasible_goals(), *tasks._infeasible_goals())}
+    *goals.feasible_goals(), *goals.infeasible_goals())}
 
 
 def read_sentence(task, sentence, words):

@@ -56,73 +56,88 @@ def make_simulate(
     `Trajectory` `[B, T, ...]`, all of it valid; `rng_key` is of (seed, round),
     `seeds` int32 are the environment's. Jitted; the temperature is static.
   """
-  remember = jax.vmap(functools.partial(codec.remember, xp=jnp))
-
-  def begin(slots, task_ids, seeds):
-    """The first step of the episodes of some slots."""
-    index = jnp.minimum(slots, len(task_ids) - 1)
-    states, observations = jax.vmap(
-        lambda seed, task: simulator.reset(jax.random.key(seed), task))(
-            seeds[index], task_ids[index])
-    history = jnp.broadcast_to(
-        codec.empty_history, slots.shape + codec.empty_history.shape)
-    return _Lanes(slots, jnp.zeros_like(slots), states,
-                  observations | {'history': history})
-
-  def act(rng_key, params, lanes, temperature):
-    if policy is None:
-      tokens = jax.vmap(simulator.solve)(lanes.states)
-      return base.ActionSample(
-          tokens, jnp.zeros(tokens.shape), jnp.ones(tokens.shape, bool))
-    keys = credit.row_keys(rng_key, lanes.slots, lanes.step_ids, 0)
-    return policy.sample(
-        params, keys, lanes.observations, temperature=temperature)
-
-  def advance(lanes, tokens):
-    """One step of every lane, and which of them ended with which reward."""
-    states, observations, rewards, done = jax.vmap(simulator.step)(
-        lanes.states, tokens)
-    history = remember(
-        lanes.observations['history'], lanes.observations, tokens)
-    return _Lanes(lanes.slots, lanes.step_ids + 1, states,
-                  observations | {'history': history}), rewards, done
-
   @functools.partial(jax.jit, static_argnames='temperature')
   def simulate(rng_key, params, task_ids, seeds, *, temperature):
+    begin = functools.partial(
+        _begin, simulator, codec, task_ids=task_ids, seeds=seeds)
+    act = functools.partial(
+        _act, simulator, policy, rng_key, params, temperature=temperature)
+
     def play(carry):
       lanes, next_slot, stored = carry
-      sample = act(rng_key, params, lanes, temperature)
-      new, rewards, done = advance(lanes, sample.tokens)
+      sample = act(lanes)
+      new, rewards, done = _advance(simulator, codec, lanes, sample.tokens)
       where = (lanes.slots, lanes.step_ids)
       stored = jax.tree.map(
           lambda x, row: x.at[where].set(row, mode='drop'),  # not if idle
           stored, (lanes.observations, sample, jnp.ones_like(done), rewards))
       order = jnp.cumsum(done, dtype=jnp.int32)
-      following = begin(next_slot + order - 1, task_ids, seeds)
+      following = begin(next_slot + order - 1)
       return jax.tree.map(functools.partial(_select, done), following,
                           new), next_slot + order[-1], stored
 
     num_slots = len(task_ids)
-    lanes = begin(jnp.arange(num_lanes, dtype=jnp.int32), task_ids, seeds)
-    rows = (
-        lanes.observations,
-        jax.eval_shape(
-            lambda: act(rng_key, params, lanes, temperature)),
-        jnp.zeros(num_lanes, bool), jnp.zeros(num_lanes))
+    lanes = begin(jnp.arange(num_lanes, dtype=jnp.int32))
+    rows = (lanes.observations, jax.eval_shape(lambda: act(lanes)),
+            jnp.zeros(num_lanes, bool), jnp.zeros(num_lanes))
     empty = jax.tree.map(
         lambda x: jnp.zeros((num_slots, max_steps) + x.shape[1:], x.dtype),
         rows)
-    _, _, (observations, sample, step_mask, rewards) = jax.lax.while_loop(
+    _, _, stored = jax.lax.while_loop(
         lambda carry: jnp.any(carry[0].slots < num_slots), play,
         (lanes, jnp.int32(num_lanes), empty))
-    returns = jnp.sum(rewards, axis=1)
-    return types.Trajectory(
-        task_ids=task_ids, observations=observations, actions=sample.tokens,
-        log_probs=sample.log_probs, token_mask=sample.token_mask,
-        step_mask=step_mask, returns=returns, successes=returns > 0,
-        valid=jnp.ones(num_slots, bool))
+    return _as_trajectory(task_ids, *stored)
 
   return simulate
+
+
+def _begin(simulator: Simulator, codec: base.Codec, slots: chex.Array, *,
+           task_ids: chex.Array, seeds: chex.Array) -> _Lanes:
+  """The first step of the episodes of some slots."""
+  index = jnp.minimum(slots, len(task_ids) - 1)
+  states, observations = jax.vmap(
+      lambda seed, task: simulator.reset(jax.random.key(seed), task))(
+          seeds[index], task_ids[index])
+  history = jnp.broadcast_to(
+      codec.empty_history, slots.shape + codec.empty_history.shape)
+  return _Lanes(slots, jnp.zeros_like(slots), states,
+                observations | {'history': history})
+
+
+def _act(simulator: Simulator, policy: base.Policy | None,
+         rng_key: chex.PRNGKey, params: Any, lanes: _Lanes, *,
+         temperature: float) -> base.ActionSample:
+  """What the policy, or the scripted solution, does in every lane."""
+  if policy is None:
+    tokens = jax.vmap(simulator.solve)(lanes.states)
+    return base.ActionSample(
+        tokens, jnp.zeros(tokens.shape), jnp.ones(tokens.shape, bool))
+  keys = credit.row_keys(rng_key, lanes.slots, lanes.step_ids, 0)
+  return policy.sample(
+      params, keys, lanes.observations, temperature=temperature)
+
+
+def _advance(simulator: Simulator, codec: base.Codec, lanes: _Lanes,
+             tokens: chex.Array) -> tuple[_Lanes, chex.Array, chex.Array]:
+  """One step of every lane, their rewards `[W]`, and which of them ended."""
+  states, observations, rewards, done = jax.vmap(simulator.step)(
+      lanes.states, tokens)
+  history = jax.vmap(functools.partial(codec.remember, xp=jnp))(
+      lanes.observations['history'], lanes.observations, tokens)
+  return _Lanes(lanes.slots, lanes.step_ids + 1, states,
+                observations | {'history': history}), rewards, done
+
+
+def _as_trajectory(
+    task_ids: chex.Array, observations: Any, sample: base.ActionSample,
+    step_mask: chex.Array, rewards: chex.Array) -> types.Trajectory:
+  """What was stored, `[B, T, ...]`, as a trajectory."""
+  returns = jnp.sum(rewards, axis=1)
+  return types.Trajectory(
+      task_ids=task_ids, observations=observations, actions=sample.tokens,
+      log_probs=sample.log_probs, token_mask=sample.token_mask,
+      step_mask=step_mask, returns=returns, successes=returns > 0,
+      valid=jnp.ones(len(task_ids), bool))
 
 
 def _select(done: chex.Array, new: chex.Array, old: chex.Array) -> chex.Array:

@@ -2,19 +2,19 @@
 
 An application is data: variables that hold words, and pages of widgets that
 show and change them. `compile_desktop` cuts pages that are longer than the
-window into views, one for each position of the scroll bar, and computes
-which click leads nearer to which view. Everything here is numpy, computed once
-when the module is imported.
+window into views, one for each position of the scroll bar. Everything here is
+numpy, computed once when the module is imported.
 """
 
-import collections
 from collections.abc import Sequence
 import dataclasses
-from typing import NamedTuple
 
 import numpy as np
 
-WINDOW = 12  # E, widgets of a view
+from step_jax.envs.desk import tables as tables_lib
+from step_jax.envs.desk.tables import Tables
+from step_jax.envs.desk.tables import WINDOW
+
 READ = 'variable:'
 
 _ROW = 1 / 13  # height of a widget; the first row holds what is pinned
@@ -57,41 +57,6 @@ class Page:
   reverts: str = ''  # the group that 'back' reverts: the page is a dialog
   focus: str = ''  # the variable that is edited when the page opens
   window: int = WINDOW  # widgets shown at once, pinned ones included
-
-
-class Tables(NamedTuple):
-  """A desktop as arrays: V views, E widgets a view, M variables."""
-  words: tuple[str, ...]  # index 0 is no word
-  # Widgets [V, E]: kinds, texts and so on are indices, 0 = none.
-  kind: np.ndarray
-  text_word: np.ndarray
-  text_variable: np.ndarray
-  shows: np.ndarray
-  set_variable: np.ndarray
-  set_word: np.ndarray
-  toggles: np.ndarray
-  edits: np.ndarray
-  opens: np.ndarray  # view; its own if it opens nothing
-  saves: np.ndarray  # group
-  reverts: np.ndarray  # group
-  box: np.ndarray  # [V, E, 4] left, top, width, height
-  # Views [V].
-  up: np.ndarray
-  down: np.ndarray
-  back: np.ndarray
-  back_reverts: np.ndarray
-  focus: np.ndarray
-  # Variables [M].
-  group: np.ndarray
-  guarded: np.ndarray
-  num_options: np.ndarray  # 0 for any name
-  options: np.ndarray  # [M, O]
-  # For the solver.
-  way: np.ndarray  # [V, V] move: element, or E + up / down / back
-  set_at: np.ndarray  # [M] view in which the variable is changed
-  save_at: np.ndarray  # [M] view in which its group is saved
-  variables: dict[str, int]
-  views: dict[str, int]  # the first view of each page
 
 
 def compile_desktop(
@@ -140,7 +105,7 @@ def compile_desktop(
       guarded=np.array([False] + [v.guarded for v in variables]),
       num_options=np.array(
           [0] + [len(v.options) for v in variables], np.uint8),
-      set_at=_first_views(len(variables) + 1, np.stack(
+      set_at=tables_lib.first_views(len(variables) + 1, np.stack(
           [cells[name] for name in ('set_variable', 'toggles', 'edits')],
           axis=-1)),
       # The last two are computed from the others.
@@ -148,8 +113,8 @@ def compile_desktop(
       save_at=np.zeros(len(variables) + 1, np.uint8),
       words=tuple(words), variables=variable_ids, views=first)
   tables = tables._replace(
-      way=_ways(tables, [page.name for page, _ in windows]))
-  return tables._replace(save_at=_save_views(tables))
+      way=tables_lib.ways(tables, [page.name for page, _ in windows]))
+  return tables._replace(save_at=tables_lib.save_views(tables))
 
 
 _CELLS = ('kind', 'text_word', 'text_variable', 'shows', 'set_variable',
@@ -252,59 +217,3 @@ def _boxes(num_pinned: int, num_widgets: int) -> np.ndarray:
     else:
       boxes[place] = 0.05, (place - num_pinned + 1) * _ROW, 0.9, _ROW
   return boxes
-
-
-def _first_views(num_variables: int, cells: np.ndarray) -> np.ndarray:
-  """`[M]`: the first view with each variable in `cells [V, E, n]`."""
-  found = np.zeros(num_variables, np.uint8)
-  for view in reversed(range(len(cells))):
-    found[cells[view].ravel()] = view
-  return found
-
-
-def _ways(tables: Tables, names: Sequence[str]) -> np.ndarray:
-  """First move of a shortest way from each view to each other one."""
-  num_views = len(tables.up)
-  moves: list[dict[int, int]] = []  # by view: destination -> move
-  for view in range(num_views):
-    reached: dict[int, int] = {}
-    for place in range(WINDOW):
-      quiet = not any(
-          table[view, place] for table in (
-              tables.set_variable, tables.toggles, tables.edits, tables.saves,
-              tables.reverts))
-      if tables.kind[view, place] and quiet:
-        reached.setdefault(int(tables.opens[view, place]), place)
-    for move, table in enumerate((tables.up, tables.down, tables.back)):
-      reached.setdefault(int(table[view]), WINDOW + move)
-    moves.append(reached)
-  way = np.zeros((num_views, num_views), np.uint8)
-  for start in range(num_views):
-    seen, frontier = {start}, collections.deque([(start, -1)])
-    while frontier:
-      view, move = frontier.popleft()
-      way[start, view] = max(move, 0)
-      for target, step in moves[view].items():
-        if target not in seen:
-          seen.add(target)
-          frontier.append((target, step if move < 0 else move))
-    if len(seen) < num_views:
-      missing = names[next(v for v in range(num_views) if v not in seen)]
-      raise ValueError(
-          f'expected a way from {names[start]} to {missing}, found none')
-  return way
-
-
-def _save_views(tables: Tables) -> np.ndarray:
-  """`[M]`: the view in which the group of each variable is saved.
-
-  A dialog is saved where its variable is changed, a document wherever there
-  is a widget that saves it.
-  """
-  found = np.zeros(len(tables.group), np.uint8)
-  for variable, group in enumerate(tables.group):
-    if group:
-      here = tables.set_at[variable]
-      saving = np.flatnonzero((tables.saves == group).any(axis=1))
-      found[variable] = here if here in saving else saving[0]
-  return found

@@ -7,7 +7,7 @@ name things, how switches stand, and which items of a list a task is about.
 
 The observation is that of `step_jax.policies.element` without history, with
 W = 16 words, E = 12 widgets, and one word of text and of value each. Only the
-widgets in the window are in it.
+widgets in the window are in it. `solve(state)` is the scripted solution.
 """
 
 from typing import Any, NamedTuple
@@ -19,15 +19,17 @@ import numpy as np
 
 from step_jax.envs import base
 from step_jax.envs.desk import apps
+from step_jax.envs.desk import solver
 from step_jax.envs.desk import tasks as tasks_lib
+from step_jax.envs.desk.state import State
+from step_jax.envs.desk.state import TABLES
+from step_jax.envs.desk.state import TASKS
 from step_jax.policies import element
 
-TABLES = apps.compile_apps()
-TASKS = tasks_lib.compile_tasks(TABLES)
 MAX_STEPS = 15  # T
 
 _CLICK, _TYPE, _UP, _DOWN, _BACK, _DONE, _FAIL = range(len(element.VERBS))
-_NUM_VIEWS, _NUM_WIDGETS = TABLES.kind.shape
+_NUM_WIDGETS = TABLES.kind.shape[1]
 _NUM_VARIABLES = len(TABLES.group)
 _OFF, _ON = (TASKS.words.index(word) for word in apps.ON_OFF)
 _WORD_IDS = np.array([base.word_id(word) for word in TASKS.words], np.int32)
@@ -41,22 +43,8 @@ _SHOWN = np.maximum(TABLES.shows, _SWITCHED)
 _IS_NAME = (TABLES.num_options == 0) & (np.arange(_NUM_VARIABLES) > 0)
 _NAME_SLOT = np.where(_IS_NAME, np.cumsum(_IS_NAME) - 1, 0).astype(np.int32)
 
-
-class State(NamedTuple):
-  """One desktop in the middle of a task; words and variables by number."""
-  task: chex.Array  # [] int32
-  view: chex.Array  # [] uint8
-  focus: chex.Array  # [] uint8, the variable that takes the typed word
-  drafts: chex.Array  # [M] uint8, words
-  saved: chex.Array  # [M] uint8, words
-  instruction: chex.Array  # [W] uint8, words
-  variables: chex.Array  # [C] uint8, of the conditions
-  targets: chex.Array  # [C] uint8, words they have to hold
-  num_steps: chex.Array  # [] int32
-  done: chex.Array  # [] bool
-
-
 Observation = dict[str, chex.Array]
+solve = solver.solve
 
 
 def reset(key: chex.PRNGKey, task: chex.Array) -> tuple[State, Observation]:
@@ -107,48 +95,9 @@ def step(
     until the end, then 1 for success.
   """
   verb, target, word = action[0], action[1], action[2]
-  place = jnp.clip(target, 0, _NUM_WIDGETS - 1)
-  position = jnp.clip(word, 0, tasks_lib.MAX_WORDS - 1)
-  view, focus = state.view, state.focus
-
-  def clicked(table):
-    return jnp.asarray(table)[view, place]
-
-  is_there = (place == target) & (clicked(TABLES.kind) > 0)
-  click = (verb == _CLICK) & is_there
-  typed = state.instruction[position]
-  edits = clicked(TABLES.edits)
-  types = ((verb == _TYPE) & is_there & (edits > 0) & (edits == focus)
-           & (position == word) & (typed > 0))
-  switched, new_word = clicked(_SWITCHED), clicked(_SWITCHED_TO)
-  is_on = state.drafts[switched] == _ON
-  new_word = jnp.where(
-      (clicked(TABLES.toggles) > 0) & is_on, jnp.uint8(_OFF), new_word)
-  changed = jnp.where(click, switched, jnp.where(types, focus, 0))
-  new_word = jnp.where(types, typed, new_word)
-  saves = jnp.where(click, clicked(TABLES.saves), 0)
-  goes_back = verb == _BACK
-  reverts = jnp.where(
-      click, clicked(TABLES.reverts),
-      jnp.where(goes_back, jnp.asarray(TABLES.back_reverts)[view], 0))
-
-  group, index = jnp.asarray(TABLES.group), jnp.arange(
-      _NUM_VARIABLES, dtype=jnp.uint8)
-  drafts = jnp.where((index == changed) & (changed > 0), new_word,
-                     state.drafts)
-  is_saved = (group == 0) | (group == saves)
-  saved = jnp.where(is_saved, drafts, state.saved)
-  drafts = jnp.where((group == reverts) & (reverts > 0), saved, drafts)
-
-  new_view = jnp.where(click, clicked(TABLES.opens), view)
-  for moving, table in (
-      (verb == _UP, TABLES.up), (verb == _DOWN, TABLES.down),
-      (goes_back, TABLES.back)):
-    new_view = jnp.where(moving, jnp.asarray(table)[view], new_view)
-  new_focus = jnp.where(
-      new_view != view, jnp.asarray(TABLES.focus)[new_view],
-      jnp.where(click & (edits > 0), edits, focus))
-
+  effect = _effect(state, verb, target, word)
+  drafts, saved = _write(state, effect)
+  view, focus = _move(state, verb, effect)
   num_steps = state.num_steps + 1
   fails = verb == _FAIL
   done = (verb == _DONE) | fails | (num_steps >= max_steps)
@@ -160,9 +109,74 @@ def step(
   state = state._replace(
       **{name: jnp.where(state.done, getattr(state, name), value)
          for name, value in dict(
-             view=new_view, focus=new_focus, drafts=drafts, saved=saved,
+             view=view, focus=focus, drafts=drafts, saved=saved,
              num_steps=num_steps, done=done).items()})
   return state, observe(state), reward, state.done
+
+
+class _Effect(NamedTuple):
+  """What an action does; each is 0 for none."""
+  changed: chex.Array  # [] the variable whose draft changes
+  word: chex.Array  # [] uint8, which it then holds
+  saves: chex.Array  # [] uint8 group
+  reverts: chex.Array  # [] uint8 group
+  click: chex.Array  # [] bool, a widget that is there is clicked
+  opens: chex.Array  # [] uint8 view, of a click
+  edits: chex.Array  # [] uint8 variable, of a click
+
+
+def _effect(state: State, verb: chex.Array, target: chex.Array,
+            word: chex.Array) -> _Effect:
+  place = jnp.clip(target, 0, _NUM_WIDGETS - 1)
+  position = jnp.clip(word, 0, tasks_lib.MAX_WORDS - 1)
+
+  def clicked(table):
+    return jnp.asarray(table)[state.view, place]
+
+  is_there = (place == target) & (clicked(TABLES.kind) > 0)
+  click = (verb == _CLICK) & is_there
+  typed = state.instruction[position]
+  edits = clicked(TABLES.edits)
+  types = ((verb == _TYPE) & is_there & (edits > 0) & (edits == state.focus)
+           & (position == word) & (typed > 0))
+  switched, new_word = clicked(_SWITCHED), clicked(_SWITCHED_TO)
+  is_on = state.drafts[switched] == _ON
+  new_word = jnp.where(
+      (clicked(TABLES.toggles) > 0) & is_on, jnp.uint8(_OFF), new_word)
+  return _Effect(
+      changed=jnp.where(click, switched, jnp.where(types, state.focus, 0)),
+      word=jnp.where(types, typed, new_word),
+      saves=jnp.where(click, clicked(TABLES.saves), 0),
+      reverts=jnp.where(
+          click, clicked(TABLES.reverts), jnp.where(
+              verb == _BACK, jnp.asarray(TABLES.back_reverts)[state.view], 0)),
+      click=click, opens=clicked(TABLES.opens), edits=edits)
+
+
+def _write(state: State, effect: _Effect) -> tuple[chex.Array, chex.Array]:
+  """The drafts `[M]` and what is saved `[M]` after an action."""
+  group, index = jnp.asarray(TABLES.group), jnp.arange(
+      _NUM_VARIABLES, dtype=jnp.uint8)
+  drafts = jnp.where((index == effect.changed) & (effect.changed > 0),
+                     effect.word, state.drafts)
+  is_saved = (group == 0) | (group == effect.saves)
+  saved = jnp.where(is_saved, drafts, state.saved)
+  drafts = jnp.where(
+      (group == effect.reverts) & (effect.reverts > 0), saved, drafts)
+  return drafts, saved
+
+
+def _move(state: State, verb: chex.Array, effect: _Effect
+          ) -> tuple[chex.Array, chex.Array]:
+  """The view and the focus after an action."""
+  view = jnp.where(effect.click, effect.opens, state.view)
+  for moving, table in ((_UP, TABLES.up), (_DOWN, TABLES.down),
+                        (_BACK, TABLES.back)):
+    view = jnp.where(verb == moving, jnp.asarray(table)[state.view], view)
+  focus = jnp.where(
+      view != state.view, jnp.asarray(TABLES.focus)[view],
+      jnp.where(effect.click & (effect.edits > 0), effect.edits, state.focus))
+  return view, focus
 
 
 def observe(state: State) -> Observation:
@@ -198,62 +212,6 @@ def observe(state: State) -> Observation:
       'target_mask': jnp.stack(
           [kind > 0, focused] + [jnp.zeros_like(focused)] * 5),
   }
-
-
-def solve(state: State) -> chex.Array:
-  """The scripted solution's next action, whatever was done before.
-
-  It sees the whole state. It makes and saves one change after the other, says
-  DONE when all are made, and FAIL where it is seen that a task cannot be done.
-
-  Returns:
-    `[3]` int32 tokens.
-  """
-  variables, targets = state.variables, state.targets
-  group = jnp.asarray(TABLES.group)[variables]
-  save_at = jnp.asarray(TABLES.save_at)[variables]
-  wanted = (variables > 0) & (state.saved[variables] != targets)
-  first = jnp.argmax(wanted)
-  # What is saved together is changed before it is saved.
-  together = (jnp.arange(len(variables)) == first) | (
-      (group > 0) & (save_at == save_at[first]))
-  unmade = wanted & together & (state.drafts[variables] != targets)
-  makes = jnp.any(unmade)
-  chosen = jnp.where(makes, jnp.argmax(unmade), first)
-  variable, target = variables[chosen], targets[chosen]
-
-  is_feasible = jnp.asarray(TASKS.tables.is_feasible)[state.task]
-  look_at = jnp.asarray(TASKS.tables.look_at)[state.task]
-  goal = jnp.where(
-      makes, jnp.asarray(TABLES.set_at)[variable], save_at[chosen])
-  goal = jnp.where(is_feasible, goal, look_at)
-
-  def here(table):
-    return jnp.asarray(table)[state.view]
-
-  edited = here(TABLES.edits) == variable
-  makes_it = (
-      (here(TABLES.set_variable) == variable) & (here(TABLES.set_word) ==
-                                                  target)
-      | (here(TABLES.toggles) == variable) | edited)
-  place = jnp.argmax(jnp.where(
-      makes, makes_it, here(TABLES.saves) == group[chosen]))
-  types = makes & edited[place] & (state.focus == variable)
-  position = jnp.argmax(state.instruction == target)
-  act = jnp.stack([jnp.where(types, _TYPE, _CLICK), place, jnp.where(
-      types, position, 0)])
-
-  move = here(TABLES.way)[goal].astype(jnp.int32)
-  verb = jnp.where(
-      move < _NUM_WIDGETS, _CLICK,
-      jnp.array([_UP, _DOWN, _BACK])[move - _NUM_WIDGETS])
-  go = jnp.stack([verb, jnp.where(move < _NUM_WIDGETS, move, 0), 0])
-
-  fails = ~is_feasible & ((look_at == 0) | (state.view == look_at))
-  done = is_feasible & ~jnp.any(wanted)
-  end = jnp.stack([jnp.where(done, _DONE, _FAIL), 0, 0])
-  action = jnp.where(state.view == goal, act, go)
-  return jnp.where(done | fails, end, action).astype(jnp.int32)
 
 
 def example() -> Any:

@@ -1,20 +1,20 @@
-"""The 369 tasks of Desk: instructions and end-state conditions, as data.
+"""The 369 tasks of Desk: instructions and end-state conditions, as tables.
 
-A task asks for one to three goals. A goal has a sentence and conditions on
-variables, so that whatever leads there is right. 30 tasks ask for
+A task asks for one to three goals; `goals` lists them. 30 tasks ask for
 something that does not exist; the right answer to them is FAIL. The tables are
 the same in every process: they are drawn with a fixed seed.
 """
 
-from collections.abc import Iterator, Sequence
-import dataclasses
+from collections.abc import Sequence
 import itertools
 from typing import NamedTuple
 
 import numpy as np
 
 from step_jax.envs.desk import apps
-from step_jax.envs.desk import layout
+from step_jax.envs.desk import goals as goals_lib
+from step_jax.envs.desk import tables as tables_lib
+from step_jax.envs.desk.goals import Goal
 
 NUM_TASKS = 369  # of OSWorld (method.md section 6)
 NUM_TRAIN = 128
@@ -23,25 +23,6 @@ MAX_WORDS = 16  # W
 MAX_CONDITIONS = 4
 LONGEST = 12  # actions of a solution, DONE included
 _SEED = 2511_13091
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Goal:
-  """A sentence and what has to be true for it.
-
-  In `text`, '@file' is the name of an item of a list, '$' a word to type and
-  '?' a name that no item has. In `conditions`, 'star' with an item stands for
-  the item's variable, and the word '$0' for the first word to type.
-  """
-  name: str
-  app: str
-  text: str
-  conditions: tuple[tuple[str, str], ...] = ()
-  look_at: str = ''  # infeasible: the page that shows that it is
-
-  @property
-  def num_typed(self) -> int:
-    return self.text.count('$') + self.text.count('?')
 
 
 class TaskTables(NamedTuple):
@@ -71,104 +52,14 @@ class Tasks(NamedTuple):
   tables: TaskTables
 
 
-def _feasible_goals() -> Iterator[Goal]:
-  def change(variable: str, app: str) -> Goal:
-    return Goal(name=variable, app=app, text=f'change {variable} to $',
-                conditions=((variable, '$0'),))
-
-  def choose(variable: str, app: str, text: str, words: Sequence[str]):
-    for word in words:
-      yield Goal(name=f'{variable}-{word}', app=app,
-                 text=text.format(word), conditions=((variable, word),))
-
-  def switch(variable: str, app: str) -> Iterator[Goal]:
-    yield from choose(variable, app, 'turn {} ' + variable, apps.ON_OFF)
-
-  yield Goal(name='rename', app='files', text='rename @file to $',
-             conditions=(('file', '$0'),))
-  for folder in apps.FOLDERS:
-    yield Goal(name=f'move-{folder}', app='files',
-               text=f'move @file to {folder}',
-               conditions=(('folder', folder),))
-  yield Goal(name='star', app='files', text='star file @file',
-             conditions=(('star', 'on'),))
-  yield Goal(name='delete', app='files', text='delete file @file',
-             conditions=(('deleted', 'on'),))
-
-  yield Goal(name='flag', app='mail', text='flag mail @sender',
-             conditions=(('flag', 'on'),))
-  for status in ('archive', 'spam'):
-    yield Goal(name=status, app='mail', text=status + ' mail @sender',
-               conditions=(('status', status),))
-  yield Goal(name='reply', app='mail', text='reply @sender with $',
-             conditions=(('text', '$0'),))
-  yield Goal(name='write', app='mail', text='mail $ about $',
-             conditions=(('to', '$0'), ('about', '$1')))
-
-  for field in ('title', 'author', 'heading'):
-    yield change(field, 'editor')
-  yield from switch('bold', 'editor')
-  yield from switch('italic', 'editor')
-  yield from choose('font', 'editor', 'set font to {}',
-                    ('serif', 'sans', 'mono'))
-  yield from choose('align', 'editor', 'align text {}',
-                    ('left', 'right', 'centre'))
-
-  yield Goal(name='cell', app='sheet', text='set cell @row to $',
-             conditions=(('cell', '$0'),))
-  yield from choose('sort', 'sheet', 'sort by {}', ('name', 'value', 'date'))
-  yield from switch('reverse', 'sheet')
-  yield from choose('number', 'sheet', 'show cells as {}',
-                    ('plain', 'percent', 'money'))
-
-  yield Goal(name='pin', app='browser', text='pin bookmark @bookmark',
-             conditions=(('pin', 'on'),))
-  yield change('homepage', 'browser')
-  yield from choose('engine', 'browser', 'search with {}',
-                    ('duck', 'goose', 'swan'))
-  yield from switch('popups', 'browser')
-  yield from switch('cookies', 'browser')
-  yield Goal(name='cache', app='browser', text='forget the cache',
-             conditions=(('cache', 'forget'),))
-
-  for switches in apps.SWITCHES.values():
-    for name in switches:
-      yield from switch(name, 'settings')
-  for name, words in apps.CHOICES.values():
-    yield from choose(name, 'settings', 'set ' + name + ' to {}', words)
-  yield change('password', 'settings')
-
-
-def _infeasible_goals() -> Iterator[Goal]:
-  for name, app, text in (
-      ('hotspot', 'settings', 'turn on hotspot'),
-      ('touch', 'settings', 'turn off touch'),
-      ('green', 'settings', 'set theme to green'),
-      ('gothic', 'editor', 'set font to gothic'),
-      ('crow', 'browser', 'search with crow'),
-      ('print', 'files', 'print file @file'),
-      ('footer', 'editor', 'change footer to $'),
-      ('colour', 'sheet', 'sort by colour')):
-    yield Goal(name=f'no-{name}', app=app, text=text)
-  for name, app, text in (
-      ('rename', 'files', 'rename ? to $'),
-      ('star', 'files', 'star file ?'),
-      ('delete', 'files', 'delete file ?'),
-      ('flag', 'mail', 'flag mail ?'),
-      ('archive', 'mail', 'archive mail ?'),
-      ('reply', 'mail', 'reply ? with $'),
-      ('cell', 'sheet', 'set cell ? to $'),
-      ('pin', 'browser', 'pin bookmark ?')):
-    yield Goal(name=f'missing-{name}', app=app, text=text, look_at=app)
-
-
-def compile_tasks(tables: layout.Tables) -> Tasks:
+def compile_tasks(tables: tables_lib.Tables) -> Tasks:
   """Draws the tasks; each goal alone, then combinations of goals."""
   rng = np.random.default_rng(_SEED)
-  feasible, infeasible = list(_feasible_goals()), list(_infeasible_goals())
+  feasible = list(goals_lib.feasible_goals())
+  infeasible = list(goals_lib.infeasible_goals())
   tasks: list[tuple[Goal, ...]] = [(goal,) for goal in feasible]
   seen = set()
-  distance = _distances(tables)
+  distance = tables_lib.distances(tables)
   while len(tasks) < NUM_TASKS - NUM_INFEASIBLE:
     chosen = _draw(rng, feasible, 2 if rng.random() < 0.8 else 3)
     names = tuple(sorted(goal.name for goal in chosen))
@@ -207,23 +98,7 @@ def _sentence(goals: Sequence[Goal]) -> list[str]:
   return ' and '.join(goal.text for goal in goals).split()
 
 
-def _distances(tables: layout.Tables) -> np.ndarray:
-  """`[V, V]` moves of a shortest way."""
-  num_views = len(tables.up)
-  views = np.arange(num_views)
-  move = tables.way.astype(int)
-  following = np.concatenate([
-      tables.opens, tables.up[:, None], tables.down[:, None],
-      tables.back[:, None]], axis=1)[views[:, None], move].astype(int)
-  distance = np.full((num_views, num_views), num_views)
-  np.fill_diagonal(distance, 0)
-  for _ in range(num_views):
-    distance = np.minimum(distance, np.where(
-        views[:, None] == views, 0, 1 + distance[following, views]))
-  return distance
-
-
-def _length(tables: layout.Tables, distance: np.ndarray,
+def _length(tables: tables_lib.Tables, distance: np.ndarray,
             goals: Sequence[Goal]) -> int:
   """Actions of the scripted solution from the home page, at its longest."""
   here, length = tables.views['home'], 1  # DONE
@@ -249,7 +124,7 @@ def _length(tables: layout.Tables, distance: np.ndarray,
   return length
 
 
-def _reference(tables: layout.Tables, name: str) -> tuple[int, int]:
+def _reference(tables: tables_lib.Tables, name: str) -> tuple[int, int]:
   """Base and stride of a variable, or of the variables of a list."""
   if name in tables.variables:
     return tables.variables[name], 0
@@ -257,7 +132,7 @@ def _reference(tables: layout.Tables, name: str) -> tuple[int, int]:
   return base, tables.variables[f'{name}-1'] - base
 
 
-def _compile(tables: layout.Tables, tasks: Sequence[tuple[Goal, ...]],
+def _compile(tables: tables_lib.Tables, tasks: Sequence[tuple[Goal, ...]],
              begins_in_app: np.ndarray) -> Tasks:
   words = {word: i for i, word in enumerate(tables.words)}
   text = np.zeros((4, len(tasks), MAX_WORDS), np.uint8)
@@ -292,7 +167,7 @@ def _compile(tables: layout.Tables, tasks: Sequence[tuple[Goal, ...]],
       condition[:, task, :len(conditions)] = np.array(conditions).T
     if begins_in_app[task]:
       start[task] = tables.views[goals[0].app]
-  infeasible = {goal.name for goal in _infeasible_goals()}
+  infeasible = {goal.name for goal in goals_lib.infeasible_goals()}
   names = tuple('+'.join(goal.name for goal in goals) for goals in tasks)
   return Tasks(names, tuple(words), TaskTables(
       text_word=text[0], text_base=text[1],

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 import io
 import itertools
 import os
-import pathlib
 import time
 from typing import Any
 
@@ -23,7 +22,6 @@ import numpy as np
 
 from step_jax.codecs import actions
 from step_jax.envs import base
-from step_jax.envs.osworld import checks
 from step_jax.envs.osworld import client as client_lib
 from step_jax.envs.osworld import elements
 from step_jax.envs.osworld import evaluators
@@ -41,37 +39,19 @@ _MAX_READS = 3  # of a screen of which the desktop tells only a part,
 _ANSWER_SECONDS = 10.0  # or nothing at all, since an application hangs
 _LOOK_PAUSE = 0.2  # seconds between two looks at a screen that changes
 
-
-def find_tasks(given: Sequence[str], split: str) -> tuple[str, ...]:
-  """Returns the task files of a split.
-
-  Args:
-    given: task files, folders of them, or folders that hold such folders,
-      `train` and `held_out`. What is given directly is for training.
-    split: 'train', 'held_out' or 'all'.
-
-  Raises:
-    TaskError: there are none where some should be.
-  """
-  if not given:
-    raise checks.TaskError(
-        'expected env.tasks to name task files or their folder, such as '
-        "('configs/tasks/desktop',), got none")
-  splits = ('train', 'held_out') if split == 'all' else (split,)
-  found: list[str] = []
-  for name in splits:
-    for path in map(pathlib.Path, given):
-      inner = path / name
-      if (path / 'train').is_dir():
-        found += map(str, tasks_lib.find(inner) if inner.is_dir() else ())
-      elif name == 'train':
-        found += map(str, tasks_lib.find(path))
-  return tuple(found)
+find_tasks = tasks_lib.find_split
 
 
 def example(screenshots: str | os.PathLike = '', **_: Any
             ) -> base.Observation:
-  """An empty screen, for shapes; takes the arguments of `OSWorldEnv`."""
+  """An empty screen, for shapes.
+
+  Args:
+    screenshots: as `OSWorldEnv` has it; so is the rest, which changes no shape.
+
+  Returns:
+    An observation.
+  """
   observation = base.example()
   if screenshots:
     observation['screenshot'] = np.array(-1, np.int32)

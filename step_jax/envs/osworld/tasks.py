@@ -64,6 +64,36 @@ def find(tasks: str | os.PathLike | Sequence[str | os.PathLike]
   return tuple(found)
 
 
+def find_split(given: Sequence[str], split: str) -> tuple[str, ...]:
+  """Returns the task files of a split.
+
+  Args:
+    given: task files, folders of them, or folders that hold such folders,
+      `train` and `held_out`. What is given directly is for training.
+    split: 'train', 'held_out' or 'all'.
+
+  Returns:
+    The files, in the order given, those of a folder by name.
+
+  Raises:
+    TaskError: there are none where some should be.
+  """
+  if not given:
+    raise checks.TaskError(
+        'expected env.tasks to name task files or their folder, such as '
+        "('configs/tasks/desktop',), got none")
+  splits = ('train', 'held_out') if split == 'all' else (split,)
+  found: list[str] = []
+  for name in splits:
+    for path in map(pathlib.Path, given):
+      inner = path / name
+      if (path / 'train').is_dir():
+        found += map(str, find(inner) if inner.is_dir() else ())
+      elif name == 'train':
+        found += map(str, find(path))
+  return tuple(found)
+
+
 def load(path: str | os.PathLike, *, evaluator: str = 'own') -> Task:
   """Reads and checks a task file and its solution.
 

@@ -1,37 +1,22 @@
 """The accessibility tree of what is visible, in OSWorld's XML.
 
-A helper process serves this module (`helper.py`). The elements, namespaces and
-attributes are those of OSWorld's server; unlike it this one leaves out what is
-not on the screen, begins with the active window, and ends in time: what is
-missing then the root says with incomplete="true".
+A helper process serves this module (`helper.py`). This file walks from node to
+node, `markup` says what of a node is written. The elements are those of
+OSWorld's server; unlike it this one leaves out what is not on the screen,
+begins with the active window, and ends in time: what is missing then the root
+says with incomplete="true".
 """
 from collections.abc import Callable, Sequence
 import dataclasses
-import re
 import xml.etree.ElementTree
 
 from step_jax.envs.osworld.desktop import bus
 from step_jax.envs.osworld.desktop import cells
+from step_jax.envs.osworld.desktop import markup
 from step_jax.envs.osworld.desktop import popups
 
-_NAMESPACES = {
-    prefix: f'https://accessibility.ubuntu.example.org/ns/{name}'
-    for prefix, name in (
-        ('st', 'state'), ('attr', 'attributes'), ('cp', 'component'),
-        ('txt', 'text'), ('val', 'value'), ('act', 'action'))}
-_STATES = (   # Atspi's, by their numbers
-    'invalid', 'active', 'armed', 'busy', 'checked', 'collapsed', 'defunct',
-    'editable', 'enabled', 'expandable', 'expanded', 'focusable', 'focused',
-    'has_tooltip', 'horizontal', 'iconified', 'modal', 'multi_line',
-    'multiselectable', 'opaque', 'pressed', 'resizable', 'selectable',
-    'selected', 'sensitive', 'showing', 'single_line', 'stale', 'transient',
-    'vertical', 'visible', 'manages_descendants', 'indeterminate', 'required',
-    'truncated', 'animated', 'invalid_entry', 'supports_autocompletion',
-    'selectable_text', 'is_default', 'visited', 'checkable', 'has_popup',
-    'read_only')
 _MAX_CHILDREN = 2000
 _MAX_DEPTH = 50
-_MAX_TEXT = 100_000   # characters of one element
 # What lies outside of these is not visible, though it may say that it is.
 _CLIPS = ('document spreadsheet', 'layered pane', 'list box', 'scroll pane',
           'table', 'tree table', 'viewport')
@@ -39,8 +24,6 @@ _LEAVES = ('check menu item', 'menu item', 'push button', 'radio menu item',
            'scroll bar', 'separator', 'toggle button')   # with none below
 _MEASURES = ('dial', 'level bar', 'progress bar', 'scroll bar', 'slider',
              'spin button')   # LibreOffice's buttons claim to have values too
-_NOT_XML = re.compile('[^\t\n\r\x20-\ud7ff\ue000-\ufffb\U00010000-\U0010ffff]')
-_NOT_NAME = re.compile('[^A-Za-z0-9_.-]+')
 
 _NAME = bus.one_property('Accessible', 'Name')
 _CHILDREN = bus.method('Accessible', 'GetChildren')
@@ -52,13 +35,10 @@ _TEXT = bus.method('Text', 'GetText', 'ii', 0, -1)
 _VALUE = bus.all_properties('Value')
 _ACTIONS = bus.method('Action', 'GetActions')
 
-_Element = xml.etree.ElementTree.Element
-
 
 def make_answer() -> Callable[..., bytes]:
   """Connects to the bus; returns the function that answers."""
-  for prefix, uri in _NAMESPACES.items():
-    xml.etree.ElementTree.register_namespace(prefix, uri)
+  markup.register()
   connection = bus.Bus()
   menus = popups.Popups()
 
@@ -91,6 +71,9 @@ class _Place:
       box: what the node says.
       role: its role.
       native: whether it is one of GTK's, which are right.
+
+    Returns:
+      `(place, box)`.
     """
     error = self.error
     if role == 'root pane' and not native:
@@ -112,7 +95,7 @@ class _Found:
 
   node: bus.Node
   states: frozenset[str]
-  parent: _Element
+  parent: markup.Element
   place: _Place
 
 
@@ -121,7 +104,7 @@ class _Added:
   """A node that has become an element."""
 
   found: _Found
-  element: _Element
+  element: markup.Element
   role: str
   interfaces: frozenset[str]
   place: _Place
@@ -137,12 +120,12 @@ class _Walk:
     self._sheets: list[_Added] = []
     self._screen = _Place(around=screen, clip=screen, screen=screen)
 
-  def walk(self) -> _Element:
-    root = _Element('desktop-frame')
+  def walk(self) -> markup.Element:
+    root = markup.Element('desktop-frame')
     try:
       for name, windows in self._list_windows():
         application = xml.etree.ElementTree.SubElement(
-            root, 'application', name=_clean(name))
+            root, 'application', name=markup.clean(name))
         for node, states in windows:
           level = [_Found(node=node, states=states, parent=application,
                           place=self._screen)]
@@ -182,7 +165,7 @@ class _Walk:
   def _keep_visible(self, nodes: Sequence[bus.Node]
                     ) -> list[tuple[bus.Node, frozenset[str]]]:
     answers = self._bus.ask([(node, _STATE) for node in nodes])
-    states = [_read_states(answer) for answer in answers]
+    states = [markup.read_states(answer) for answer in answers]
     return [(node, state) for node, state in zip(nodes, states)
             if 'showing' in state]
 
@@ -212,14 +195,15 @@ class _Walk:
     return [
         _Found(node=node, states=state, parent=entry.element,
                place=entry.place)
-        for entry, node, state in zip(parents, refs, map(_read_states, states))
+        for entry, node, state in zip(
+            parents, refs, map(markup.read_states, states))
         if 'showing' in state or self._may_show(entry, state)]
 
   def _may_show(self, parent: _Added, states: frozenset[str]) -> bool:
     """Whether a node may be an item of one of GTK 2's open menus."""
     return bool(
         parent.role == 'menu' and 'visible' in states and self._popups
-        and not parent.element.get(_qualify('attr', 'toolkit')))
+        and not parent.element.get(markup.qualify('attr', 'toolkit')))
 
   def _add(self, level: list[_Found]) -> list[_Added]:
     """Adds the elements of nodes, without what their interfaces tell."""
@@ -247,8 +231,8 @@ class _Walk:
           continue
         states |= {'showing'}
       element = xml.etree.ElementTree.SubElement(
-          found.parent, _NOT_NAME.sub('-', role),
-          _describe(name, states, attributes, box))
+          found.parent, markup.tag(role),
+          markup.describe(name, states, attributes, box))
       added.append(_Added(
           found=found, element=element, role=role, place=place,
           interfaces=frozenset(
@@ -261,8 +245,9 @@ class _Walk:
     wanted = [
         (entry, question, put) for entry in added
         for interface, question, put in (
-            ('Text', _TEXT, _put_text), ('Value', _VALUE, _put_value),
-            ('Action', _ACTIONS, _put_actions))
+            ('Text', _TEXT, markup.put_text),
+            ('Value', _VALUE, markup.put_value),
+            ('Action', _ACTIONS, markup.put_actions))
         if interface in entry.interfaces and (
             interface != 'Value' or entry.role in _MEASURES)]
     answers = self._bus.ask([
@@ -286,17 +271,17 @@ class _Walk:
       filled = []
       for cell, words, text in zip(some, answers, answers[len(some):]):
         element = xml.etree.ElementTree.SubElement(
-            sheet.element, 'table-cell', _describe(
-                cell.name, _read_states(words), {},
+            sheet.element, 'table-cell', markup.describe(
+                cell.name, markup.read_states(words), {},
                 cells.move(cell.box, (x, y))))
         if text:
-          _put_text(element, text)
+          markup.put_text(element, text)
           filled.append((cell.node, element))
       answers = self._bus.ask([(node, _ATTRIBUTES) for node, _ in filled])
       for (_, element), attributes in zip(filled, answers):
         for key, value in (attributes or {}).items():
           if value:   # such as the formula
-            element.set(_qualify('attr', key), _clean(value))
+            element.set(markup.qualify('attr', key), markup.clean(value))
 
 
 def _get_rank(window: tuple[bus.Node, frozenset[str]]) -> bool:
@@ -307,57 +292,3 @@ def _is_table(entry: _Added) -> bool:
   """Whether a node must not be asked for all its children."""
   return ('Table' in entry.interfaces
           and 'manages_descendants' in entry.found.states)
-
-
-def _read_states(words: Sequence[int] | None) -> frozenset[str]:
-  """Returns the names of the states in two words of 32 bits."""
-  low, high = words or (0, 0)
-  bits = low | high << 32
-  return frozenset(
-      name for number, name in enumerate(_STATES) if bits >> number & 1)
-
-
-def _clean(text: str | None) -> str:
-  """Returns what XML can hold of a text."""
-  return _NOT_XML.sub('', text or '')
-
-
-def _qualify(prefix: str, name: str) -> str:
-  return f'{{{_NAMESPACES[prefix]}}}{_NOT_NAME.sub("-", name)}'
-
-
-def _describe(name: str | None, states: frozenset[str],
-              attributes: dict[str, str], box: cells.Box | None
-              ) -> dict[str, str]:
-  """Returns the attributes of an element."""
-  found = {'name': _clean(name)}
-  for state in _STATES:
-    if state in states:
-      found[_qualify('st', state)] = 'true'
-  for key, value in attributes.items():
-    if key:
-      found[_qualify('attr', key)] = _clean(value)
-  if box is not None:
-    found[_qualify('cp', 'screencoord')] = str(box[:2])
-    found[_qualify('cp', 'size')] = str(box[2:])
-  return found
-
-
-def _put_text(element: _Element, text: str) -> None:
-  # That character stands for a widget.
-  element.text = _clean(text.replace('\ufffc', ''))[:_MAX_TEXT] or None
-
-
-def _put_value(element: _Element, value: dict[str, float]) -> None:
-  for name, source in (
-      ('value', 'CurrentValue'), ('min', 'MinimumValue'),
-      ('max', 'MaximumValue'), ('step', 'MinimumIncrement')):
-    if source in value:
-      element.set(_qualify('val', name), str(value[source]))
-
-
-def _put_actions(element: _Element, actions: list[tuple[str, str, str]]
-                 ) -> None:
-  for name, description, key in actions:
-    element.set(_qualify('act', f'{name}_desc'), _clean(description))
-    element.set(_qualify('act', f'{name}_kb'), _clean(key))

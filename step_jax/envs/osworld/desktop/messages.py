@@ -5,6 +5,8 @@ import json
 from typing import Any
 import urllib.parse
 
+LONGEST = 600.0   # seconds that a request may ask for
+
 _REQUIRED = object()
 
 
