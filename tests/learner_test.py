@@ -528,6 +528,22 @@ def test_the_state_is_donated():
   assert all(x.is_deleted() for x in old)
 
 
+def check_own_params(init, update):
+  """What was given to `init` outlives updates of the state."""
+  params = _params()
+  start = _copy(params)
+  state, _ = update(init(params), examples.round_batch(17, 20, 6))
+  assert not any(x.is_deleted() for x in jax.tree.leaves(params))
+  chex.assert_trees_all_equal(params, start)
+  assert np.abs(state.params['bias'] - params['bias']).max() > 1e-3
+  _equal(init(params), init(start))  # numpy's, too, and again
+
+
+def test_params_stay_the_callers():
+  learner = _learner('adamw')
+  check_own_params(learner.init, learner.update)
+
+
 def test_update_learns():
   """Many rounds on one sample raise its probability, or lower it."""
   learner = _learner('adamw')
@@ -676,6 +692,10 @@ def two_rounds_on_a_mesh():
       mesh, jax.sharding.PartitionSpec('data'))
   learner = step_jax.make_learner(
       log_prob_fn, optax.adamw(**ADAMW), row_sharding=sharding)
+  weights = jax.device_put(np.ones((8, 3)), sharding)
+  state = learner.init({'weights': weights})
+  assert state.params['weights'].sharding == weights.sharding
+  assert state.params['weights'].committed
   print(json.dumps(two_rounds(learner, sharding)))
 
 

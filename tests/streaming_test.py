@@ -217,6 +217,11 @@ def test_the_state_is_donated_by_an_update_that_ends():
   assert all(x.is_deleted() for x in old)
 
 
+def test_params_stay_the_callers():
+  streamed = _streamed('both')
+  learner_test.check_own_params(streamed.learner.init, streamed.update)
+
+
 def test_an_update_that_cannot_load_leaves_the_state():
   """The exception comes out, and nothing goes on loading."""
   streamed = _streamed('both')

@@ -21,7 +21,7 @@ from step_jax.learning import updates
 class Learner(NamedTuple):
   """An `init` / `update` pair.
 
-  `init(params) -> LearnerState`.
+  `init(params) -> LearnerState`; `params` are copied and stay the caller's.
   `update(state, batch) -> (LearnerState, metrics)`; `state` is donated.
   """
   init: Callable[[Any], types.LearnerState]
@@ -57,6 +57,10 @@ def make_learner(
   without samples leaves everything as it was. If a gradient is not finite
   the whole update is refused: the state comes back as it was, and
   `metrics['finite']` is False.
+
+  `update` donates the state that it is given: only the one that comes back can
+  be used afterwards. `init` copies, so the caller's own `params` stay as they
+  are; who needs them no more should drop them.
 
   Args:
     log_prob_fn: `(params, observation [B, ...], tokens [B, L])` ->

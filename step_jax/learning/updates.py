@@ -49,7 +49,13 @@ def check_options(
 def init(
     optimizer: optax.GradientTransformation, params: Any
 ) -> types.LearnerState:
-  """The state before the first update."""
+  """The state before the first update.
+
+  Args:
+    optimizer: an optax transformation.
+    params: copied, each leaf where it lies, since an update donates the state.
+  """
+  params = jax.tree.map(jnp.copy, params)
   return types.LearnerState(
       params=params, opt_state=optimizer.init(params),
       step=jnp.zeros((), jnp.int32))
