@@ -84,11 +84,9 @@ def make_learner(
   """
   updates.check_options(
       num_epochs, num_minibatches, micro_batch_size, importance_cap)
-  add_micro_batch = functools.partial(
-      updates.add_micro_batch, functools.partial(
-          updates.micro_batch_loss, log_prob_fn, clip_low=clip_low,
-          clip_high=clip_high, importance_cap=importance_cap),
-      row_sharding=row_sharding)
+  add_micro_batch = updates.micro_batch_adder(
+      log_prob_fn, clip_low=clip_low, clip_high=clip_high,
+      importance_cap=importance_cap, row_sharding=row_sharding)
 
   def minibatch(batch, deals, tokens, old_params, progress, part):
     """One optimiser step."""
