@@ -392,12 +392,7 @@ def test_rows_without_advantage_are_neither_computed_nor_counted():
   singles, groups = batch.singles, batch.groups
   zero, zero_groups = np.arange(256) % 8 != 0, np.arange(12) % 2 == 0
   assert singles.mask[zero].all() and groups.mask[zero_groups].all()
-  present = dataclasses.replace(
-      batch,
-      singles=dataclasses.replace(singles, advantages=np.where(
-          zero[:, None], 0, singles.advantages)),
-      groups=dataclasses.replace(groups, advantages=np.where(
-          zero_groups[:, None], 0, groups.advantages)))
+  present = examples.without_advantage(batch, zero, zero_groups)
   absent = dataclasses.replace(
       batch,
       singles=dataclasses.replace(

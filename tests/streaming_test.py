@@ -154,17 +154,11 @@ def test_trajectories_stay_together(name):
 
 def test_only_useful_rows_are_loaded_once_an_epoch():
   batch = examples.round_batch(9, 100, 12)
-  singles, groups = batch.singles, batch.groups
   zero, zero_groups = np.arange(256) % 3 == 0, np.arange(12) % 2 == 0
-  batch = dataclasses.replace(
-      batch,
-      singles=dataclasses.replace(singles, advantages=np.where(
-          zero[:, None], 0, singles.advantages)),
-      groups=dataclasses.replace(groups, advantages=np.where(
-          zero_groups[:, None], 0, groups.advantages)))
+  batch = examples.without_advantage(batch, zero, zero_groups)
   streamed = _streamed('both')
   _, metrics = streamed.update(streamed.init(), batch)
-  useful = np.nonzero(singles.mask[:, 0] & ~zero)[0].tolist()
+  useful = np.nonzero(batch.singles.mask[:, 0] & ~zero)[0].tolist()
   useful_groups = (GROUP_ROWS + np.nonzero(~zero_groups)[0]).tolist()
   assert 0 < len(useful) < 100
   calls = streamed.store.calls
