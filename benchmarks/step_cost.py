@@ -85,8 +85,7 @@ def _round_seconds(setup, params, collect):
             for name in _METHODS.value}
   states = {
       name: rounds.RunState(
-          setup.learner.init(jax.tree.map(jnp.copy, params)),
-          jnp.zeros(len(setup.world.tasks)))
+          setup.learner.init(params), jnp.zeros(len(setup.world.tasks)))
       for name in chosen}
   rows = {name: [] for name in chosen}
   for round_index in range(_ROUNDS.value + 1):

@@ -28,7 +28,6 @@ Variants: one for each method, such as `:step_grpo` or `:dapo`;
 import ml_collections
 
 from configs import common
-from step_jax.algorithm import methods
 
 
 def get_config(arg: str = ''):
@@ -58,12 +57,7 @@ def get_config(arg: str = ''):
   config.optimizer.learning_rate = 3e-4  # of a 0.2 M network
   config.warm_start.demonstrations = 0  # nobody has written any
   config.eval_episodes = 2
-  if arg in methods.METHODS:
-    config.method = arg
-  elif arg:
-    raise ValueError(
-        f'expected a variant of configs/androidworld.py, fake_phone, paper or '
-        f'one of {", ".join(methods.METHODS)}, got {arg!r}')
+  common.set_method(config, arg, 'androidworld.py', 'fake_phone, paper')
   return config
 
 

@@ -3,6 +3,8 @@
 import ml_collections
 from ml_collections import config_dict
 
+import step_jax
+
 
 def base_config() -> ml_collections.ConfigDict:
   """Returns the fields every run has; a config file sets what differs.
@@ -67,6 +69,29 @@ def base_config() -> ml_collections.ConfigDict:
   config.eval_every = 0  # rounds; 0 evaluates at the beginning and the end
   config.eval_episodes = 50  # a task
   return config.lock()
+
+
+def set_method(
+    config: ml_collections.ConfigDict, arg: str, file: str, others: str = ''
+) -> None:
+  """Sets the method that a variant names; without a variant it stays.
+
+  Args:
+    config: is changed.
+    arg: the variant.
+    file: name of the config's file, for the message.
+    others: the file's other variants, for the message.
+
+  Raises:
+    ValueError: if there is no such method.
+  """
+  if arg in step_jax.METHODS:
+    config.method = arg
+  elif arg:
+    raise ValueError(
+        f'expected a variant of configs/{file}, '
+        f'{others and others + " or "}one of {", ".join(step_jax.METHODS)}, got '
+        f'{arg!r}')
 
 
 def add_vision_language(config: ml_collections.ConfigDict) -> None:

@@ -13,7 +13,6 @@ a half), and one for each method, such as `:rloo` or `:step_no_resampling`.
 """
 
 from configs import common
-from step_jax.algorithm import methods
 
 
 def get_config(arg: str = ''):
@@ -42,10 +41,6 @@ def get_config(arg: str = ''):
     config.warm_start.demonstrations = 5
     config.warm_start.num_steps = 8
     config.eval_episodes = 5
-  elif arg in methods.METHODS:
-    config.method = arg
-  elif arg:
-    raise ValueError(
-        f'expected a variant of configs/miniwob.py, smoke or one of '
-        f'{", ".join(methods.METHODS)}, got {arg!r}')
+  else:
+    common.set_method(config, arg, 'miniwob.py', 'smoke')
   return config

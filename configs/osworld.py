@@ -31,7 +31,6 @@ Variants: one for each method, such as `:step_grpo` or `:dapo`;
 import ml_collections
 
 from configs import common
-from step_jax.algorithm import methods
 
 
 def get_config(arg: str = ''):
@@ -65,12 +64,7 @@ def get_config(arg: str = ''):
   config.checkpoint_every = 20  # a round takes less than a second
   config.eval_every = 100
   config.eval_episodes = 8
-  if arg in methods.METHODS:
-    config.method = arg
-  elif arg:
-    raise ValueError(
-        f'expected a variant of configs/osworld.py, desktop, servers, paper or '
-        f'one of {", ".join(methods.METHODS)}, got {arg!r}')
+  common.set_method(config, arg, 'osworld.py', 'desktop, servers, paper')
   return config
 
 

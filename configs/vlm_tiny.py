@@ -15,7 +15,6 @@ Variants: one for each method of steps, such as `:step_grpo`.
 """
 
 from configs import common
-from step_jax.algorithm import methods
 
 
 def get_config(arg: str = ''):
@@ -51,10 +50,5 @@ def get_config(arg: str = ''):
   config.warm_start.learning_rate = 2e-3
   config.checkpoint_every = 5  # a round takes seconds
   config.eval_every = 30
-  if arg in methods.METHODS:
-    config.method = arg
-  elif arg:
-    raise ValueError(
-        f'expected a variant of configs/vlm_tiny.py, one of '
-        f'{", ".join(methods.METHODS)}, got {arg!r}')
+  common.set_method(config, arg, 'vlm_tiny.py')
   return config

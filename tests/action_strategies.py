@@ -3,6 +3,7 @@
 import dataclasses
 import unicodedata
 
+import hypothesis
 from hypothesis import strategies as st
 
 from step_jax.codecs import actions
@@ -18,6 +19,9 @@ DESKTOP = ('click', 'double_click', 'right_click', 'drag', 'scroll', 'type',
            'hotkey', 'wait', 'done', 'fail')
 MOBILE = ('click', 'long_press', 'drag', 'scroll', 'type', 'open_app',
           'press_home', 'press_back', 'wait', 'done')
+
+thousand_cases = hypothesis.settings(
+    max_examples=1000, deadline=None, derandomize=True)
 
 points = st.tuples(st.floats(0, 1), st.floats(0, 1))
 texts = st.one_of(
@@ -65,3 +69,19 @@ def as_androidworld_gets(action):
     text = ''.join(sign for sign in action.text if sign not in '"$`\\')
     return dataclasses.replace(action, text=text)
   return action
+
+
+def reached(commands, decode, codec_error):
+  """Kinds of the actions that a strategy comes to, and 'error'."""
+  kinds = set()
+
+  @thousand_cases
+  @hypothesis.given(commands)
+  def collect(commands):
+    try:
+      kinds.add(decode(commands).kind)
+    except codec_error:
+      kinds.add('error')
+
+  collect()
+  return kinds

@@ -13,8 +13,7 @@ from step_jax.codecs import actions
 from step_jax.codecs.actions import Action
 from tests import action_strategies
 
-thousand_cases = hypothesis.settings(
-    max_examples=1000, deadline=None, derandomize=True)
+thousand_cases = action_strategies.thousand_cases
 
 GOOD = {
     'click': {'point': (.5, .25)},

@@ -11,8 +11,7 @@ from step_jax.codecs.actions import Action
 from step_jax.codecs import computer_13
 from tests import action_strategies
 
-thousand_cases = hypothesis.settings(
-    max_examples=1000, deadline=None, derandomize=True)
+thousand_cases = action_strategies.thousand_cases
 
 SIZE = (1920, 1080)
 
@@ -259,15 +258,6 @@ def test_anything_raises_the_codecs_error_only(commands):
 
 
 def test_the_strategy_of_commands_reaches_actions_and_errors():
-  kinds = set()
-
-  @thousand_cases
-  @hypothesis.given(_commands)
-  def collect(commands):
-    try:
-      kinds.add(_decode(commands).kind)
-    except computer_13.Computer13Error:
-      kinds.add('error')
-
-  collect()
-  assert kinds == {'error', *action_strategies.DESKTOP}
+  reached = action_strategies.reached(
+      _commands, _decode, computer_13.Computer13Error)
+  assert reached == {'error', *action_strategies.DESKTOP}

@@ -37,6 +37,13 @@ def _round(seed):
   return examples.trajectory(seed, task_ids, STEPS)
 
 
+def _with_outcomes(task_ids, successes):
+  """A round in which nothing was lost, of known outcomes."""
+  return dataclasses.replace(
+      examples.trajectory(0, task_ids, STEPS, lost=0), successes=successes,
+      returns=successes.astype(np.float32))
+
+
 def _assign(trajectory, success_rate=RATES, name='step', **options):
   options.setdefault('group_size', GROUP)
   return jax.tree.map(np.asarray, credit.assign_credit(
@@ -188,11 +195,8 @@ def test_dapo_golden():
   # Slots of base tasks 0 and 1, G = 4; 0 failed twice, so that its second
   # half became 2, and 1 kept its own. Task 2 alone: 1 and 0 have mean 1/2
   # and deviation sqrt(1/2). Task 1: 1, 0, 0, 0, as in GRPO's golden number.
-  trajectory = examples.trajectory(
-      0, [0, 0, 2, 2, 1, 1, 1, 1], STEPS, lost=0)
-  successes = np.array([0, 0, 1, 0, 1, 0, 0, 0], bool)
-  trajectory = dataclasses.replace(
-      trajectory, successes=successes, returns=successes.astype(np.float32))
+  trajectory = _with_outcomes(
+      [0, 0, 2, 2, 1, 1, 1, 1], np.array([0, 0, 1, 0, 1, 0, 0, 0], bool))
   singles, _, rates = _assign(
       trajectory, np.zeros(3, np.float32), 'dapo', group_size=4)
   h = 0.5 ** 0.5
@@ -236,11 +240,8 @@ def test_pieces_of_the_rounds():
 
 def test_a_replaced_slot_counts_for_the_task_it_became():
   # Slots of base tasks 0 and 1, G = 4; two slots of 0 became 1.
-  trajectory = examples.trajectory(
-      0, [0, 1, 0, 1, 1, 1, 1, 1], STEPS, lost=0)
   successes = np.array([1, 1, 0, 1, 0, 0, 0, 1], bool)
-  trajectory = dataclasses.replace(
-      trajectory, successes=successes, returns=successes.astype(np.float32))
+  trajectory = _with_outcomes([0, 1, 0, 1, 1, 1, 1, 1], successes)
   singles, _, rates = _assign(
       trajectory, np.array([0.5, 0.5], np.float32), group_size=4)
   # Task 0: n = 2, u = 1, (1 + 2 * 0.5) / 4; task 1: n = 6, u = 3, 3 / 6.

@@ -55,8 +55,8 @@ class _Saboteur:
     return collect_lib.expert_actor(rows)
 
   def _worker_of(self, slot):
-    return next(worker.pid for worker in self._pool._workers
-                if worker and worker.job and worker.job.slot == slot)
+    return next(worker.pid for _, worker in self._pool._crew.present()
+                if worker.job and worker.job.slot == slot)
 
 
 def test_a_round_outlives_what_dies_and_freezes():

@@ -1,5 +1,8 @@
 """Small random screens, trajectories and rounds that several tests use."""
 
+import dataclasses
+
+import chex
 import jax
 import numpy as np
 
@@ -64,6 +67,16 @@ def legal_action(rng, observation):
   return tokens
 
 
+def check_one_trace(function, first, second):
+  """Two inputs of the same shapes: one trace, and results that differ."""
+  chex.clear_trace_counter()
+  # A new function: whoever has been traced before is not traced again.
+  traced = jax.jit(chex.assert_max_traces(
+      lambda *inputs: function(*inputs), n=1))
+  results = [jax.tree.leaves(traced(*x))[0] for x in (first, second)]
+  assert (np.asarray(results[0]) != np.asarray(results[1])).any()
+
+
 def stack(rows):
   """A list of trees as one tree of stacked arrays."""
   return jax.tree.map(lambda *x: np.stack(x), *rows)
@@ -105,6 +118,15 @@ def round_batch(seed, singles, groups, num_singles=256, num_groups=12):
       singles=step_batch(rng, used[:, None]),
       groups=step_batch(rng, np.repeat(used_groups[:, None], 8, axis=1)),
       single_units=np.arange(num_singles, dtype=np.int32))
+
+
+def without_advantage(batch, singles, groups):
+  """A round whose rows at two masks have an advantage of 0."""
+  return dataclasses.replace(batch, **{
+      name: dataclasses.replace(rows, advantages=np.where(
+          zero[:, None], 0, rows.advantages))
+      for name, rows, zero in (('singles', batch.singles, singles),
+                               ('groups', batch.groups, groups))})
 
 
 def trajectory(seed, task_ids, max_steps, lost=0.15, observations=None):

@@ -12,8 +12,7 @@ from step_jax.codecs import json_action
 from step_jax.codecs import ui_tars
 from tests import action_strategies
 
-thousand_cases = hypothesis.settings(
-    max_examples=1000, deadline=None, derandomize=True)
+thousand_cases = action_strategies.thousand_cases
 
 SIZE = (1080, 2400)
 CENTRE = {'x': 540, 'y': 1200}
@@ -299,16 +298,6 @@ def test_anything_raises_the_codecs_error_only(commands):
 
 
 def test_the_strategy_of_commands_reaches_actions_and_errors():
-  kinds = set()
-
-  @thousand_cases
-  @hypothesis.given(_commands)
-  def collect(commands):
-    try:
-      kinds.add(_decode(commands).kind)
-    except json_action.JSONActionError:
-      kinds.add('error')
-
-  collect()
-  assert kinds == {
-      'error', *actions.KINDS} - {'right_click', 'hotkey'}
+  reached = action_strategies.reached(
+      _commands, _decode, json_action.JSONActionError)
+  assert reached == {'error', *actions.KINDS} - {'right_click', 'hotkey'}

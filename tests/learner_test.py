@@ -392,12 +392,7 @@ def test_rows_without_advantage_are_neither_computed_nor_counted():
   singles, groups = batch.singles, batch.groups
   zero, zero_groups = np.arange(256) % 8 != 0, np.arange(12) % 2 == 0
   assert singles.mask[zero].all() and groups.mask[zero_groups].all()
-  present = dataclasses.replace(
-      batch,
-      singles=dataclasses.replace(singles, advantages=np.where(
-          zero[:, None], 0, singles.advantages)),
-      groups=dataclasses.replace(groups, advantages=np.where(
-          zero_groups[:, None], 0, groups.advantages)))
+  present = examples.without_advantage(batch, zero, zero_groups)
   absent = dataclasses.replace(
       batch,
       singles=dataclasses.replace(
@@ -526,6 +521,22 @@ def test_the_state_is_donated():
   old = jax.tree.leaves(state)
   learner.update(state, examples.round_batch(17, 20, 6))
   assert all(x.is_deleted() for x in old)
+
+
+def check_own_params(init, update):
+  """What was given to `init` outlives updates of the state."""
+  params = _params()
+  start = _copy(params)
+  state, _ = update(init(params), examples.round_batch(17, 20, 6))
+  assert not any(x.is_deleted() for x in jax.tree.leaves(params))
+  chex.assert_trees_all_equal(params, start)
+  assert np.abs(state.params['bias'] - params['bias']).max() > 1e-3
+  _equal(init(params), init(start))  # numpy's, too, and again
+
+
+def test_params_stay_the_callers():
+  learner = _learner('adamw')
+  check_own_params(learner.init, learner.update)
 
 
 def test_update_learns():
@@ -676,6 +687,10 @@ def two_rounds_on_a_mesh():
       mesh, jax.sharding.PartitionSpec('data'))
   learner = step_jax.make_learner(
       log_prob_fn, optax.adamw(**ADAMW), row_sharding=sharding)
+  weights = jax.device_put(np.ones((8, 3)), sharding)
+  state = learner.init({'weights': weights})
+  assert state.params['weights'].sharding == weights.sharding
+  assert state.params['weights'].committed
   print(json.dumps(two_rounds(learner, sharding)))
 
 

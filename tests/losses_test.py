@@ -8,6 +8,7 @@ import pytest
 
 import step_jax
 from step_jax.algorithm import losses
+from tests import examples
 from tests import reference
 
 SHAPE = (6, 3, 4)  # [S, K, L]
@@ -373,10 +374,9 @@ def test_a_weight_beyond_float32_is_the_cap():
 
 
 def test_traces_once():
-  chex.clear_trace_counter()
-  traced = jax.jit(chex.assert_max_traces(
-      lambda *batch: _loss(*batch, normaliser=batch[3].sum()), n=1))
-  assert traced(*_batch(0)) != traced(*_batch(1))
+  examples.check_one_trace(
+      lambda *batch: _loss(*batch, normaliser=batch[3].sum()),
+      _batch(0), _batch(1))
 
 
 def test_refuses_wrong_shapes():

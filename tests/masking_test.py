@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from step_jax.algorithm import masking
+from tests import examples
 
 SHAPE = (4, 6)
 AXES = pytest.mark.parametrize('axis', [None, 0, 1, -1])
@@ -114,7 +115,4 @@ def test_all_masked_is_zero_with_gradient_zero(reduce, axis):
 
 @REDUCTIONS
 def test_traces_once(reduce):
-  chex.clear_trace_counter()
-  traced = jax.jit(chex.assert_max_traces(
-      lambda x, where: reduce(x, where), n=1))
-  assert traced(*_values(0)) != traced(*_values(1))
+  examples.check_one_trace(reduce, _values(0), _values(1))

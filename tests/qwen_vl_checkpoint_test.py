@@ -16,6 +16,7 @@ from safetensors import numpy as safetensors_numpy
 
 from step_jax.policies.qwen_vl import checkpoint
 from step_jax.policies.qwen_vl import model as model_lib
+from step_jax.policies.qwen_vl import saving
 from tests import qwen_vl_examples as examples
 
 
@@ -34,7 +35,7 @@ def test_round_trip_gives_transformers_its_tensors_back(name, tmp_path):
   source = examples.DATA / name
   config = checkpoint.read_config(source)
   params = checkpoint.load_params(source, config, dtype=jnp.bfloat16)
-  checkpoint.save_params(tmp_path, config, params, max_shard_bytes=9_000)
+  saving.save_params(tmp_path, config, params, max_shard_bytes=9_000)
   files = list(tmp_path.glob('*.safetensors'))
   assert len(files) > 1
   assert max(file.stat().st_size for file in files) < 15_000
@@ -70,6 +71,7 @@ import pathlib, sys
 import jax
 import numpy as np
 from step_jax.policies.qwen_vl import checkpoint
+from step_jax.policies.qwen_vl import saving
 folder = pathlib.Path(sys.argv[1])
 config = checkpoint.read_config(folder)
 plain = checkpoint.load_params(folder, config)
@@ -86,7 +88,7 @@ jax.tree.map(np.testing.assert_array_equal, placed, plain)
 for leaf, sharding in zip(*map(jax.tree.leaves, (placed, shardings))):
   assert leaf.sharding == sharding
 print(sum(not x.is_fully_replicated for x in jax.tree.leaves(placed)))
-checkpoint.save_params(folder / 'out', config, placed)
+saving.save_params(folder / 'out', config, placed)
 again = checkpoint.load_params(folder / 'out', config)
 jax.tree.map(np.testing.assert_array_equal, again, plain)
 """
@@ -118,7 +120,7 @@ def test_the_host_holds_no_second_copy(tmp_path):
       lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
   sizes = [leaf.nbytes for leaf in jax.tree.leaves(params)]
   assert max(sizes) < sum(sizes) / 5
-  checkpoint.save_params(tmp_path, config, params)
+  saving.save_params(tmp_path, config, params)
   checkpoint.load_params(tmp_path, config)  # compiles what there is to compile
   tracemalloc.start()
   try:

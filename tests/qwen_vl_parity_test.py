@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from step_jax.policies.qwen_vl import checkpoint
 from step_jax.policies.qwen_vl import model as model_lib
+from step_jax.policies.qwen_vl import saving
+from step_jax.policies.qwen_vl import tensors
 from tests import qwen_vl_examples as examples
 
 PYTHON = os.environ.get('STEP_JAX_HF_PYTHON')
@@ -82,7 +83,7 @@ def test_gradients(name):
   found = _by_name(model.config, gradients)
   prefix = f'{title}/grad/'
   expected = {
-      checkpoint.canonical(key.removeprefix(prefix)): x
+      tensors.canonical(key.removeprefix(prefix)): x
       for key, x in arrays.items() if key.startswith(prefix)}
   assert len(expected) >= (9 if name in examples.VISION else 5)
   for key, gradient in expected.items():
@@ -94,11 +95,9 @@ def test_gradients(name):
 
 def _by_name(config, params):
   """`{their name: array}`."""
-  leaves = {
-      jax.tree_util.keystr(path, simple=True, separator='/'): np.asarray(x)
-      for path, x in jax.tree_util.tree_leaves_with_path(params)}
+  leaves = tensors.by_path(jax.device_get(params))
   found = {}
-  for path, name in checkpoint.names(config).items():
+  for path, name in tensors.names(config).items():
     rows = leaves[path] if '{}' in name else leaves[path][None]
     for layer, row in enumerate(rows):
       found[name.format(layer)] = row.T if path.endswith('kernel') else row
@@ -143,7 +142,7 @@ def test_transformers_loads_what_we_save(name, tmp_path):
   """In several files, and of fresh parameters."""
   model, _, _ = examples.load(name)
   params = model_lib.init_params(model, jax.random.key(1))
-  checkpoint.save_params(
+  saving.save_params(
       tmp_path, model.config, params, max_shard_bytes=20_000)
   assert len(list(tmp_path.glob('*.safetensors'))) > 1
   title = examples.titles(name)[0]

@@ -3,13 +3,13 @@
 import functools
 import math
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import step_jax
+from tests import examples
 from tests import reference
 
 GROUP_SIZE = 16
@@ -90,11 +90,8 @@ def test_replacement_jit_vmap_and_order():
 
 
 def test_replacement_traces_once():
-  chex.clear_trace_counter()
-  traced = jax.jit(chex.assert_max_traces(
-      lambda rates: step_jax.replacement_probability(rates), n=1))
-  first, second = traced(RECORD), traced(RECORD + np.float32(0.1))
-  assert (np.asarray(first) != np.asarray(second)).all()
+  examples.check_one_trace(
+      step_jax.replacement_probability, (RECORD,), (RECORD + np.float32(0.1),))
 
 
 def test_replacement_gradient():
@@ -313,12 +310,9 @@ def test_resample_renumbered_tasks_keep_their_shares():
 
 
 def test_resample_traces_once():
-  chex.clear_trace_counter()
-  traced = jax.jit(chex.assert_max_traces(
-      lambda key, base, record: _resample(key, base, record), n=1))
-  first = traced(jax.random.key(0), BASE, RECORD)
-  second = traced(jax.random.key(1), BASE[::-1], np.zeros_like(RECORD))
-  assert (np.asarray(first) != np.asarray(second)).any()
+  examples.check_one_trace(
+      _resample, (jax.random.key(0), BASE, RECORD),
+      (jax.random.key(1), BASE[::-1], np.zeros_like(RECORD)))
 
 
 @pytest.mark.parametrize('wrong', [

@@ -10,6 +10,7 @@ import pytest
 
 import step_jax
 from step_jax.algorithm import steps
+from tests import examples
 from tests import reference
 
 STEPS, CANDIDATES = 12, 8
@@ -169,11 +170,7 @@ def test_order_of_steps_and_of_alternatives_does_not_matter():
 
 
 def test_groups_trace_once():
-  chex.clear_trace_counter()
-  traced = jax.jit(chex.assert_max_traces(
-      lambda *batch: _step_groups(*batch), n=1))
-  first, second = traced(*_groups(0)), traced(*_groups(1))
-  assert (np.asarray(first) != np.asarray(second)).any()
+  examples.check_one_trace(_step_groups, _groups(0), _groups(1))
 
 
 def test_groups_refuse_wrong_shapes():
@@ -566,11 +563,8 @@ def test_state_ids_let_gradients_pass():
 
 
 def test_state_ids_trace_once():
-  chex.clear_trace_counter()
-  traced = jax.jit(chex.assert_max_traces(
-      lambda x, mask: steps.state_ids(x, mask), n=1))
-  first, second = traced(*_observations(0)), traced(*_observations(1))
-  assert (np.asarray(first) != np.asarray(second)).any()
+  examples.check_one_trace(
+      steps.state_ids, _observations(0), _observations(1))
 
 
 def test_state_ids_refuse_wrong_shapes():

@@ -154,17 +154,11 @@ def test_trajectories_stay_together(name):
 
 def test_only_useful_rows_are_loaded_once_an_epoch():
   batch = examples.round_batch(9, 100, 12)
-  singles, groups = batch.singles, batch.groups
   zero, zero_groups = np.arange(256) % 3 == 0, np.arange(12) % 2 == 0
-  batch = dataclasses.replace(
-      batch,
-      singles=dataclasses.replace(singles, advantages=np.where(
-          zero[:, None], 0, singles.advantages)),
-      groups=dataclasses.replace(groups, advantages=np.where(
-          zero_groups[:, None], 0, groups.advantages)))
+  batch = examples.without_advantage(batch, zero, zero_groups)
   streamed = _streamed('both')
   _, metrics = streamed.update(streamed.init(), batch)
-  useful = np.nonzero(singles.mask[:, 0] & ~zero)[0].tolist()
+  useful = np.nonzero(batch.singles.mask[:, 0] & ~zero)[0].tolist()
   useful_groups = (GROUP_ROWS + np.nonzero(~zero_groups)[0]).tolist()
   assert 0 < len(useful) < 100
   calls = streamed.store.calls
@@ -215,6 +209,11 @@ def test_the_state_is_donated_by_an_update_that_ends():
   old = jax.tree.leaves(state)
   streamed.update(state, examples.round_batch(17, 20, 6))
   assert all(x.is_deleted() for x in old)
+
+
+def test_params_stay_the_callers():
+  streamed = _streamed('both')
+  learner_test.check_own_params(streamed.learner.init, streamed.update)
 
 
 def test_an_update_that_cannot_load_leaves_the_state():

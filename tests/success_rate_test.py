@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import step_jax
+from tests import examples
 from tests import reference
 
 NUM_TASKS = 6
@@ -148,13 +149,15 @@ def test_update_golden(record, collected, succeeded, expected):
 
 
 @pytest.mark.parametrize('seed', range(10))
-def test_update_oracle(seed):
-  record, collected, succeeded = _records(seed)
-  actual = _jit_update(record, collected, succeeded)
+@pytest.mark.parametrize('rule, oracle, option', [
+    (_jit_update, reference.adaptive_rate, 16),
+    (_jit_ema, reference.ema_rate, 0.9)])
+def test_oracle(rule, oracle, option, seed):
+  records = _records(seed)
+  actual = rule(*records)
   assert actual.dtype == jnp.float32
   np.testing.assert_allclose(
-      actual, reference.adaptive_rate(record, collected, succeeded, 16),
-      rtol=1e-6, atol=1e-7)
+      actual, oracle(*records, option), rtol=1e-6, atol=1e-7)
   assert np.all(np.asarray(actual) >= 0) and np.all(np.asarray(actual) <= 1)
 
 
@@ -200,16 +203,6 @@ def test_ema_golden():
   np.testing.assert_allclose(actual, [0.55, 0.475, 0.5, 0.45], rtol=1e-6)
 
 
-@pytest.mark.parametrize('seed', range(10))
-def test_ema_oracle(seed):
-  record, collected, succeeded = _records(seed)
-  actual = _jit_ema(record, collected, succeeded)
-  assert actual.dtype == jnp.float32
-  np.testing.assert_allclose(
-      actual, reference.ema_rate(record, collected, succeeded, 0.9),
-      rtol=1e-6, atol=1e-7)
-
-
 def test_ema_gradient_is_the_decay_and_one_where_nothing_came():
   record, collected, succeeded = _records(2)
   gradient = jax.grad(lambda s: _ema(s, collected, succeeded).sum())(record)
@@ -246,19 +239,13 @@ def test_rules_eager_jit_vmap_and_order_agree(rule, jitted):
 
 @pytest.mark.parametrize('rule', [_update, _ema])
 def test_rules_trace_once(rule):
-  chex.clear_trace_counter()
-  traced = jax.jit(chex.assert_max_traces(
-      lambda *record: rule(*record), n=1))
-  first, second = traced(*_records(0)), traced(*_records(1))
-  assert (np.asarray(first) != np.asarray(second)).any()
+  examples.check_one_trace(rule, _records(0), _records(1))
 
 
 def test_counts_trace_once():
-  chex.clear_trace_counter()
-  traced = jax.jit(chex.assert_max_traces(
-      lambda ids, won, where: _count(ids, won, where=where), n=1))
-  first, second = traced(*_rounds(0)), traced(*_rounds(1))
-  assert (np.asarray(first[0]) != np.asarray(second[0])).any()
+  examples.check_one_trace(
+      lambda ids, won, where: _count(ids, won, where=where),
+      _rounds(0), _rounds(1))
 
 
 @pytest.mark.parametrize('rule', [_update, _ema])

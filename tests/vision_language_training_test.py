@@ -19,9 +19,9 @@ from experiments import warm_start
 from experiments import worlds
 from step_jax.envs.osworld import env as osworld_env
 from step_jax.envs.osworld import machines
-from step_jax.policies.qwen_vl import checkpoint
 from step_jax.policies.qwen_vl import config as config_lib
 from step_jax.policies.qwen_vl import model as model_lib
+from step_jax.policies.qwen_vl import saving
 from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
 from step_jax.runs import progress as progress_lib
 from tests import fake_desktop
@@ -117,7 +117,7 @@ def _save_tiny_checkpoint(folder):
       image_token_id=151_655)
   params = model_lib.init_params(
       model_lib.Model(config), jax.random.key(0))
-  checkpoint.save_params(folder, config, params)
+  saving.save_params(folder, config, params)
   tokenizer_lib.load().save(str(folder / 'tokenizer.json'))
 
 

@@ -15,6 +15,7 @@ import uuid
 
 import pytest
 
+from step_jax.rollout import crew
 from step_jax.rollout import keeper
 from step_jax.rollout import workers
 from tests import fake_envs
@@ -316,8 +317,8 @@ def test_what_is_down_does_not_use_up_the_jobs_of_what_is_up(tmp_path):
 
 @pytest.fixture
 def short_pauses(monkeypatch):
-  monkeypatch.setattr(workers, '_MIN_PAUSE', 0.01)
-  monkeypatch.setattr(workers, '_MAX_PAUSE', 0.02)
+  monkeypatch.setattr(crew, '_MIN_PAUSE', 0.01)
+  monkeypatch.setattr(crew, '_MAX_PAUSE', 0.02)
 
 
 def test_what_is_sick_uses_up_no_jobs(tmp_path, short_pauses):
@@ -343,8 +344,8 @@ def test_what_is_sick_is_paused_while_another_starts(tmp_path):
 def test_a_job_goes_to_what_is_well_before_what_is_sick():
   with _pool() as pool:
     _until(lambda: pool.wait(0.0) == [] and all(
-        worker.state == 'idle' for worker in pool._workers))
-    pool._pauses[0] *= 2   # as after a reset that failed
+        worker.state == 'idle' for worker in pool._crew.workers))
+    pool._crew.put_off(0)  # as after a reset that failed
     event, = _play(pool, _jobs(0))
     assert event.worker == 1
     event, = _play(pool, _jobs(0))

@@ -21,7 +21,7 @@ from step_jax.learning import updates
 class Learner(NamedTuple):
   """An `init` / `update` pair.
 
-  `init(params) -> LearnerState`.
+  `init(params) -> LearnerState`; `params` are copied and stay the caller's.
   `update(state, batch) -> (LearnerState, metrics)`; `state` is donated.
   """
   init: Callable[[Any], types.LearnerState]
@@ -58,6 +58,10 @@ def make_learner(
   the whole update is refused: the state comes back as it was, and
   `metrics['finite']` is False.
 
+  `update` donates the state that it is given: only the one that comes back can
+  be used afterwards. `init` copies, so the caller's own `params` stay as they
+  are; who needs them no more should drop them.
+
   Args:
     log_prob_fn: `(params, observation [B, ...], tokens [B, L])` ->
       `(log_probs [B, L], entropy [B, L])`, at the training temperature.
@@ -80,11 +84,9 @@ def make_learner(
   """
   updates.check_options(
       num_epochs, num_minibatches, micro_batch_size, importance_cap)
-  add_micro_batch = functools.partial(
-      updates.add_micro_batch, functools.partial(
-          updates.micro_batch_loss, log_prob_fn, clip_low=clip_low,
-          clip_high=clip_high, importance_cap=importance_cap),
-      row_sharding=row_sharding)
+  add_micro_batch = updates.micro_batch_adder(
+      log_prob_fn, clip_low=clip_low, clip_high=clip_high,
+      importance_cap=importance_cap, row_sharding=row_sharding)
 
   def minibatch(batch, deals, tokens, old_params, progress, part):
     """One optimiser step."""

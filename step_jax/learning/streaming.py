@@ -70,11 +70,10 @@ def make_learner(
     progress = updates.start(jax.tree.map(jnp.copy, state))
     return normaliser, deals, updates.clear_gradients(progress)
 
-  add = jax.jit(functools.partial(
-      updates.add_micro_batch, functools.partial(
-          updates.micro_batch_loss, log_prob_fn, clip_low=clip_low,
-          clip_high=clip_high, importance_cap=importance_cap),
-      row_sharding=row_sharding), donate_argnames='totals')
+  add = jax.jit(updates.micro_batch_adder(
+      log_prob_fn, clip_low=clip_low, clip_high=clip_high,
+      importance_cap=importance_cap, row_sharding=row_sharding),
+      donate_argnames='totals')
 
   @functools.partial(jax.jit, donate_argnums=0)
   def take_step(progress, taken):

@@ -49,7 +49,13 @@ def check_options(
 def init(
     optimizer: optax.GradientTransformation, params: Any
 ) -> types.LearnerState:
-  """The state before the first update."""
+  """The state before the first update.
+
+  Args:
+    optimizer: an optax transformation.
+    params: copied, each leaf where it lies, since an update donates the state.
+  """
+  params = jax.tree.map(jnp.copy, params)
   return types.LearnerState(
       params=params, opt_state=optimizer.init(params),
       step=jnp.zeros((), jnp.int32))
@@ -70,7 +76,31 @@ def clear_gradients(progress: Progress) -> Progress:
   return progress._replace(totals=progress.totals._replace(gradients=zeros))
 
 
-def micro_batch_loss(
+def rows_at_once(rows: types.StepBatch, micro_batch_size: int) -> int:
+  """Rows of a micro-batch, of `micro_batch_size` responses if K allows."""
+  return max(1, micro_batch_size // rows.mask.shape[1])
+
+
+def micro_batch_adder(
+    log_prob_fn: Callable[[Any, Any, chex.Array], tuple],
+    *,
+    clip_low: float,
+    clip_high: float,
+    importance_cap: float,
+    row_sharding: jax.sharding.Sharding | None,
+) -> Callable[..., Totals]:
+  """`(params, old_params, rows, normaliser, totals) -> totals`.
+
+  For the arguments, see `learner.make_learner`.
+  """
+  loss_fn = functools.partial(
+      _micro_batch_loss, log_prob_fn, clip_low=clip_low, clip_high=clip_high,
+      importance_cap=importance_cap)
+  return functools.partial(
+      _add_micro_batch, loss_fn, row_sharding=row_sharding)
+
+
+def _micro_batch_loss(
     log_prob_fn: Callable[[Any, Any, chex.Array], tuple],
     params: Any,
     old_params: Any,
@@ -112,12 +142,7 @@ def micro_batch_loss(
   return loss, sums | {'loss': loss}
 
 
-def rows_at_once(rows: types.StepBatch, micro_batch_size: int) -> int:
-  """Rows of a micro-batch, of `micro_batch_size` responses if K allows."""
-  return max(1, micro_batch_size // rows.mask.shape[1])
-
-
-def add_micro_batch(
+def _add_micro_batch(
     loss_fn: Callable[..., tuple],
     params: Any,
     old_params: Any,

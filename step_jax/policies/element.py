@@ -40,16 +40,11 @@ _ELEMENT = 1  # kinds of tokens: 0 word, 1 element, 2 past action, 3 summary
 
 class ElementNetwork(pointer.Network):
   """Encoder over one screen, and three pointer heads."""
-  width: int
-  num_layers: int
-  num_heads: int
-  vocabulary: int
+  num_verbs = len(VERBS)
 
   def setup(self):
-    self.words = pointer.make_word_table(self.vocabulary, self.width)
+    super().setup()
     self.kinds = nn.Embed(4, self.width)
-    self.past_verbs = nn.Embed(len(VERBS) + 1, self.width)
-    self.past_age = nn.Embed(HISTORY_LENGTH, self.width)
     self.look = nn.Dense(self.width)
     self.found = nn.Dense(self.width)
     self.offsets = nn.Embed(
@@ -58,14 +53,8 @@ class ElementNetwork(pointer.Network):
     self.layers = [
         pointer.AttentionLayer(self.width, self.num_heads)
         for _ in range(self.num_layers)]
-    self.norm = nn.LayerNorm()
-    self.verb_head = nn.Dense(len(VERBS))
-    self.element_head = nn.Sequential(
-        [nn.Dense(self.width), nn.gelu, nn.Dense(len(VERBS))])
+    self.element_head = pointer.make_head(self.width, self.num_verbs)
     self.element_query = nn.Dense(self.width)
-    self.word_query = nn.Dense(self.width)
-    self.word_head = nn.Sequential(
-        [nn.Dense(self.width), nn.gelu, nn.Dense(1)])
 
   def encode(self, observation):
     """`(words [W, D], elements [E, D], summary [D])` of one screen."""
@@ -97,14 +86,14 @@ class ElementNetwork(pointer.Network):
   def target_logits(self, encoded, verb):
     """`[E]` given a verb."""
     _, elements, summary = encoded
-    query = self.element_query(summary) / np.sqrt(self.width)
-    return self.element_head(elements)[:, verb] + elements @ query
+    return pointer.point(
+        elements, self.element_head(elements)[:, verb],
+        self.element_query(summary))
 
   def word_logits(self, encoded, element):
     """`[W]` given an element."""
     words, elements, _ = encoded
-    query = self.word_query(elements[element]) / np.sqrt(self.width)
-    return self.word_head(words)[:, 0] + words @ query
+    return self.point_at_words(words, elements[element])
 
   def _embed_elements(self, observation):
     ids = jnp.concatenate([
@@ -198,9 +187,7 @@ def make_policy(
   Raises:
     ValueError: if `num_heads` does not divide `width`.
   """
-  if width % num_heads:
-    raise ValueError(
-        f'expected num_heads to divide width, got {num_heads} and {width}')
+  pointer.check_heads(width, num_heads)
   network = ElementNetwork(width, num_layers, num_heads, vocabulary)
   return pointer.make_policy(network, example, uses=_USES, legal=_legal)
 

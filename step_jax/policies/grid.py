@@ -37,18 +37,13 @@ _USES = np.stack(
 
 class GridNetwork(pointer.Network):
   """Encoder of a picture and an instruction, and three pointer heads."""
-  width: int
-  num_layers: int
-  num_heads: int
-  vocabulary: int
   rows: int
   columns: int
+  num_verbs = len(VERBS)
 
   def setup(self):
-    self.words = pointer.make_word_table(self.vocabulary, self.width)
+    super().setup()
     self.places = nn.Embed(self.rows * self.columns, self.width)
-    self.past_verbs = nn.Embed(len(VERBS) + 1, self.width)
-    self.past_age = nn.Embed(HISTORY_LENGTH, self.width)
     self.summary = self.param(
         'summary', nn.initializers.normal(), (1, self.width))
     self.position = nn.Dense(self.width)
@@ -60,14 +55,8 @@ class GridNetwork(pointer.Network):
     self.lookers = [
         nn.MultiHeadDotProductAttention(self.num_heads)
         for _ in range(self.num_layers)]
-    self.norm = nn.LayerNorm()
-    self.verb_head = nn.Dense(len(VERBS))
-    self.cell_head = nn.Sequential(
-        [nn.Dense(self.width), nn.gelu, nn.Dense(len(VERBS))])
+    self.cell_head = pointer.make_head(self.width, self.num_verbs)
     self.cell_query = nn.Dense(self.width)
-    self.word_query = nn.Dense(self.width)
-    self.word_head = nn.Sequential(
-        [nn.Dense(self.width), nn.gelu, nn.Dense(1)])
 
   def encode(self, observation):
     """`(words [W, D], cells [R * C, D], summary [D])` of one screen."""
@@ -96,15 +85,14 @@ class GridNetwork(pointer.Network):
   def target_logits(self, encoded, verb):
     """`[R * C]` given a verb."""
     _, cells, summary = encoded
-    query = self.cell_query(summary) / np.sqrt(self.width)
-    return self.cell_head(cells)[:, verb] + cells @ query
+    return pointer.point(
+        cells, self.cell_head(cells)[:, verb], self.cell_query(summary))
 
   def word_logits(self, encoded, cell):
     """`[W]`; what types uses no cell."""
     del cell
     words, _, summary = encoded
-    query = self.word_query(summary) / np.sqrt(self.width)
-    return self.word_head(words)[:, 0] + words @ query
+    return self.point_at_words(words, summary)
 
   def _past_places(self, place):
     """`[3, D]` of cell + 1, nothing for 0."""
@@ -168,9 +156,7 @@ def make_policy(
     ValueError: if `num_heads` does not divide `width`, or the grid not the
       picture.
   """
-  if width % num_heads:
-    raise ValueError(
-        f'expected num_heads to divide width, got {num_heads} and {width}')
+  pointer.check_heads(width, num_heads)
   size = np.shape(example['picture'])[:2]
   if any(pixels % cells for pixels, cells in zip(size, grid, strict=True)):
     raise ValueError(

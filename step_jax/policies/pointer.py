@@ -11,7 +11,7 @@ observation has `instruction` [W] int32, non-zero hashes of words and padding.
 
 from collections.abc import Callable
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import chex
 import flax.linen as nn
@@ -69,6 +69,13 @@ def make_policy(
             observation, tokens)
 
   return base.Policy(init, sample, log_prob)
+
+
+def check_heads(width: int, num_heads: int) -> None:
+  """Raises ValueError if `num_heads` does not divide `width`."""
+  if width % num_heads:
+    raise ValueError(
+        f'expected num_heads to divide width, got {num_heads} and {width}')
 
 
 class _Head:
@@ -178,8 +185,34 @@ def embed_words(table: nn.Embed, ids: chex.Array) -> chex.Array:
   return jnp.sum(jnp.where((ids > 0)[..., None], embedded, 0), axis=-2)
 
 
+def make_head(width: int, size: int) -> nn.Sequential:
+  """`[..., D]` -> `[..., size]`, with a hidden layer."""
+  return nn.Sequential([nn.Dense(width), nn.gelu, nn.Dense(size)])
+
+
+def point(
+    targets: chex.Array, logits: chex.Array, query: chex.Array) -> chex.Array:
+  """`[N]` logits of targets `[N, D]`: their own, and by a query `[D]`."""
+  return logits + targets @ (query / np.sqrt(query.shape[-1]))
+
+
 class Network(nn.Module):
-  """What networks that point have in common; `verb_head` is one's own."""
+  """What networks that point have in common, all but what they look at."""
+  width: int
+  num_layers: int
+  num_heads: int
+  vocabulary: int
+
+  num_verbs: ClassVar[int]
+
+  def setup(self):
+    self.words = make_word_table(self.vocabulary, self.width)
+    self.past_verbs = nn.Embed(self.num_verbs + 1, self.width)
+    self.past_age = nn.Embed(HISTORY_LENGTH, self.width)
+    self.norm = nn.LayerNorm()
+    self.verb_head = nn.Dense(self.num_verbs)
+    self.word_query = nn.Dense(self.width)
+    self.word_head = make_head(self.width, 1)
 
   def __call__(self, observation):
     """Touches every head, for initialisation."""
@@ -191,6 +224,10 @@ class Network(nn.Module):
   def verb_logits(self, encoded):
     """`[V]`."""
     return self.verb_head(encoded[2])
+
+  def point_at_words(self, words, asked):
+    """`[W]` logits of words `[W, D]`, by what asks for one `[D]`."""
+    return point(words, self.word_head(words)[:, 0], self.word_query(asked))
 
 
 class AttentionLayer(nn.Module):

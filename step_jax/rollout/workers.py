@@ -6,27 +6,18 @@ free, and replaces those that hang, die, raise or report `info['failure']`.
 """
 import collections
 from collections.abc import Callable, Iterable
-import dataclasses
 import math
 import time
 from typing import Any, NamedTuple
 
 import gymnasium
 
+from step_jax.rollout import crew
 from step_jax.rollout import processes
 
 __all__ = ['Event', 'Job', 'WorkerPool', 'WorkerStartError']
 
-
-_MIN_PAUSE, _MAX_PAUSE = 1.0, 60.0   # seconds before a start is tried again
-
-
-class Job(NamedTuple):
-  """One episode to be played; `slot` is the caller's own number for it."""
-  slot: int
-  task_id: int
-  seed: int
-  expert: bool = False   # Ask the environment for info['expert_action'].
+Job = crew.Job
 
 
 class Event(NamedTuple):
@@ -54,24 +45,6 @@ class WorkerStartError(RuntimeError):
   def __init__(self, message: str, kind: str):
     super().__init__(message)
     self.kind = kind
-
-
-@dataclasses.dataclass
-class _Worker:
-  """A process: starting -> idle -> busy -> waiting -> busy -> ... -> idle."""
-  serial: int
-  state: str = 'starting'
-  pid: int | None = None
-  warm: bool = False   # a reset has succeeded
-  limit: float = math.inf   # seconds for the current operation
-  deadline: float = math.inf
-  job: Job | None = None
-  attempt: int = 0
-
-  def expect(self, limit: float) -> None:
-    """Starts the clock of an answer due within `limit` seconds."""
-    self.limit = limit
-    self.deadline = time.monotonic() + limit
 
 
 class WorkerPool:
@@ -118,19 +91,17 @@ class WorkerPool:
     self._queue: collections.deque[tuple[Job, int]] = collections.deque()
     self._events: list[Event] = []
     self._failures: collections.Counter[str] = collections.Counter()
-    self._any_ready = False
     self._processes = processes.Processes(
         make_env, close_timeout=close_timeout)
-    self._workers: list[_Worker | None] = [
-        self._start() for _ in range(num_workers)]
-    self._pauses = [_MIN_PAUSE] * num_workers
-    self._retry_at = [0.0] * num_workers
+    self._crew = crew.Crew(num_workers)
+    for index in range(num_workers):
+      self._start(index)
 
   @property
   def pending(self) -> int:
     """Number of jobs neither finished nor lost."""
     return len(self._queue) + sum(
-        w is not None and w.job is not None for w in self._workers)
+        worker.job is not None for _, worker in self._crew.present())
 
   @property
   def failures(self) -> dict[str, int]:
@@ -145,7 +116,7 @@ class WorkerPool:
   @property
   def worker_pids(self) -> tuple[int | None, ...]:
     """Process ids by worker; None while one is being started."""
-    return tuple(w.pid if w else None for w in self._workers)
+    return tuple(w.pid if w else None for w in self._crew.workers)
 
   def submit(self, jobs: Iterable[Job]) -> None:
     """Queues jobs; free workers begin at once."""
@@ -165,8 +136,8 @@ class WorkerPool:
     """
     self._check_open()
     end = time.monotonic() + timeout
-    while not self._any_ready and any(
-        w is not None and w.state == 'starting' for w in self._workers):
+    while not self._crew.any_ready and any(
+        worker.state == 'starting' for _, worker in self._crew.present()):
       if time.monotonic() >= end:
         return False
       self._receive(end)
@@ -180,7 +151,7 @@ class WorkerPool:
       ValueError: that worker does not wait for an action.
     """
     self._check_open()
-    asked = self._workers[worker]
+    asked = self._crew.workers[worker]
     if asked is None or asked.state != 'waiting':
       state = asked.state if asked else 'down'
       raise ValueError(f'expected a worker that waits for an action, got '
@@ -226,30 +197,29 @@ class WorkerPool:
 
   def _owed(self) -> bool:
     owing = {'busy', 'starting'} if self._queue else {'busy'}
-    return any(w is not None and w.state in owing for w in self._workers)
+    return any(worker.state in owing for _, worker in self._crew.present())
 
-  def _start(self) -> _Worker:
-    worker = _Worker(self._processes.start())
+  def _start(self, index: int) -> None:
+    worker = crew.Worker(self._processes.start())
     worker.expect(self._start_timeout)
-    return worker
+    self._crew.workers[index] = worker
 
   def _assign(self) -> None:
     """Gives queued jobs to idle workers; starts missing workers for them."""
-    for index in sorted(range(len(self._workers)), key=self._is_sick):
+    for index in self._crew.well_first():
       if not self._queue:
         return
-      worker = self._workers[index]
+      worker = self._crew.workers[index]
       if worker is None:
-        if not self._others_can_play(index) or (
-            time.monotonic() >= self._retry_at[index]):
-          self._workers[index] = self._start()
+        if self._crew.may_start(index):
+          self._start(index)
       elif worker.state == 'idle':
         worker.job, worker.attempt = job, _ = self._queue.popleft()
         options = {'task_id': job.task_id, 'expert': job.expert}
         self._ask(worker, 'reset', {'seed': job.seed, 'options': options},
                   self._step_timeout if worker.warm else self._start_timeout)
 
-  def _ask(self, worker: _Worker, command: str, argument: Any,
+  def _ask(self, worker: crew.Worker, command: str, argument: Any,
            limit: float) -> None:
     worker.state = 'busy'
     worker.expect(limit)
@@ -257,11 +227,11 @@ class WorkerPool:
 
   def _receive(self, end: float) -> None:
     """Handles all messages that are there; waits for one until `end`."""
-    end = min([end, *(w.deadline for w in self._workers if w is not None)])
+    end = min([end, *(worker.deadline for _, worker in self._crew.present())])
     limit = None if end == math.inf else max(0.0, end - time.monotonic())
     received = self._processes.receive(limit)
-    for index, worker in enumerate(self._workers):
-      if worker is None or worker.serial not in received:
+    for index, worker in self._crew.present():
+      if worker.serial not in received:
         continue
       messages = received[worker.serial]
       if messages is None:
@@ -272,21 +242,20 @@ class WorkerPool:
         for message in messages:
           self._handle(index, worker, *message)
 
-  def _handle(self, index: int, worker: _Worker, kind: str,
+  def _handle(self, index: int, worker: crew.Worker, kind: str,
               *content: Any) -> None:
     if kind == 'started':
       worker.pid, = content
       worker.expect(self._start_timeout)
     elif kind == 'ready':
-      worker.state = 'idle'
-      worker.deadline = math.inf
-      self._any_ready = True
+      worker.rest('idle')
+      self._crew.any_ready = True
     elif kind == 'result':
       self._handle_result(index, worker, *content)
     else:
       name, message, text = content
-      if kind == 'start_error' and not self._any_ready and (
-          not self._others_can_play(index)):
+      if kind == 'start_error' and not self._crew.any_ready and (
+          not self._crew.another_can_play(index)):
         error = WorkerStartError(message, name)
         error.add_note(text)
         raise error
@@ -294,7 +263,7 @@ class WorkerPool:
       self._fail(index, worker, kind, f'{name}: {message}',
                  {'traceback': text})
 
-  def _handle_result(self, index: int, worker: _Worker, observation: Any,
+  def _handle_result(self, index: int, worker: crew.Worker, observation: Any,
                      reward: float, done: bool, info: dict[str, Any]) -> None:
     if info.get('failure'):
       self._fail(index, worker, 'failure', str(info['failure']), info)
@@ -304,19 +273,18 @@ class WorkerPool:
     self._events.append(Event(kind, worker.job, index, worker.attempt,
                               observation, reward, info))
     worker.warm = True
-    self._pauses[index] = _MIN_PAUSE
-    worker.deadline = math.inf
-    worker.state = 'idle' if done else 'waiting'
+    worker.rest('idle' if done else 'waiting')
+    self._crew.recovered(index)
     if done:
       worker.job = None
 
   def _expire(self) -> None:
     now = time.monotonic()
-    for index, worker in enumerate(self._workers):
-      if worker is not None and worker.deadline <= now:
+    for index, worker in self._crew.present():
+      if worker.deadline <= now:
         self._fail(index, worker, 'hang', f'no answer for {worker.limit:g} s')
 
-  def _fail(self, index: int, worker: _Worker, kind: str, message: str,
+  def _fail(self, index: int, worker: crew.Worker, kind: str, message: str,
             info: dict[str, Any] | None = None) -> None:
     """Buries a worker; its job, or one that waits for it, is played again.
 
@@ -326,31 +294,19 @@ class WorkerPool:
     self._failures[kind] += 1
     job, attempt = worker.job, worker.attempt
     if worker.state == 'starting' and self._queue and (
-        not self._others_can_play(index)):
+        not self._crew.another_can_play(index)):
       job, attempt = self._queue.popleft()
     if job is not None:
-      free = not worker.warm and self._is_sick(index) and any(
-          other is not None and not self._is_sick(number)
-          for number, other in enumerate(self._workers))
+      free = not worker.warm and self._crew.is_sick(index) and (
+          self._crew.another_is_well(index))
       again = free or attempt < self._max_retries
       if again:
         self._queue.append((job, attempt + (not free)))
       self._events.append(Event('failed' if again else 'lost', job, index,
                                 attempt, info=info or {}, message=message))
     self._processes.kill(worker.serial)
-    self._workers[index] = self._start() if worker.warm else None
-    if not worker.warm:
-      self._retry_at[index] = time.monotonic() + self._pauses[index]
-      self._pauses[index] = min(2 * self._pauses[index], _MAX_PAUSE)
-
-  def _is_sick(self, index: int) -> bool:
-    """Whether a start or a first reset failed, and no reset came since."""
-    return self._pauses[index] > _MIN_PAUSE
-
-  def _others_can_play(self, index: int) -> bool:
-    """Whether there is another worker, or one starts that may be well."""
-    return any(
-        worker is not None and (
-            worker.state != 'starting' or not self._any_ready
-            or not self._is_sick(other))
-        for other, worker in enumerate(self._workers) if other != index)
+    if worker.warm:
+      self._start(index)
+    else:
+      self._crew.workers[index] = None
+      self._crew.put_off(index)
