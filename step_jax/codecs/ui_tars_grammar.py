@@ -65,12 +65,15 @@ def parse(text: str, grid: tuple[int, int], calls: Calls) -> Response:
 
 
 def write_point(x: int, y: int, *, boxed: bool) -> str:
-  """Returns a point as `parse` reads it.
+  """Writes a point.
 
   Args:
     x: to the right, in cells of the grid.
     y: downward.
     boxed: whether in box tokens.
+
+  Returns:
+    The text, as `parse` reads it.
   """
   written = f'({x},{y})'
   return _BOX_START + written + _BOX_END if boxed else written

@@ -18,12 +18,14 @@ class ActionSample(NamedTuple):
 
 
 class InitFn(Protocol):
+  """Makes a policy's first parameters; a run calls it where it begins."""
 
   def __call__(self, rng_key: chex.PRNGKey) -> Any:
     """Returns fresh parameters."""
 
 
 class SampleFn(Protocol):
+  """How a policy acts; collection calls it for the rows that wait."""
 
   def __call__(
       self, params: Any, rng_keys: chex.PRNGKey, observation: Any, *,
@@ -32,6 +34,7 @@ class SampleFn(Protocol):
 
 
 class LogProbFn(Protocol):
+  """What a policy thinks of given tokens; the learner differentiates it."""
 
   def __call__(
       self, params: Any, observation: Any, tokens: chex.Array, *,
@@ -40,6 +43,7 @@ class LogProbFn(Protocol):
 
 
 class LoadFn(Protocol):
+  """Fetches what stored rows name; called before `sample` and `log_prob`."""
 
   def __call__(self, observation: Any) -> Any:
     """Stored observations, numpy `[B, ...]`, to what is read; on the host.
@@ -49,6 +53,7 @@ class LoadFn(Protocol):
 
 
 class SampleManyFn(Protocol):
+  """K answers at one observation; called where a step is augmented."""
 
   def __call__(
       self, params: Any, rng_keys: chex.PRNGKey, observation: Any, *,
@@ -75,12 +80,14 @@ class Policy(NamedTuple):
 
 
 class MatchFn(Protocol):
+  """Tells which candidates are the same; called where a step is augmented."""
 
   def __call__(self, observation: Any, tokens: chex.Array) -> chex.Array:
     """Whether candidate k `[..., K, L]` means the same as candidate 0."""
 
 
 class RememberFn(Protocol):
+  """Carries the history on; collection calls it after every step."""
 
   def __call__(
       self, history: Any, observation: Any, tokens: Any, xp: Any = np) -> Any:
@@ -91,12 +98,14 @@ class RememberFn(Protocol):
 
 
 class StateFn(Protocol):
+  """Tells which steps are the same; credit calls it to group them."""
 
   def __call__(self, observation: Any) -> Any:
     """The part of an observation that is the state: all but the history."""
 
 
 class ObserveFn(Protocol):
+  """Makes the row a policy reads; collection calls it before it acts."""
 
   def __call__(
       self, observation: Any, info: dict[str, Any], history: Any) -> Any:
@@ -107,25 +116,44 @@ class ObserveFn(Protocol):
 
 
 class DecodeFn(Protocol):
+  """Turns tokens into an action; collection calls it for `env.step`."""
 
   def __call__(self, row: Any, tokens: np.ndarray, /) -> Any:
     """What `env.step` takes, of tokens `[L]` chosen at a row."""
 
 
 class EncodeFn(Protocol):
+  """Turns an expert's action into tokens; the expert's actor calls it."""
 
   def __call__(self, row: Any, expert_action: Any, /) -> np.ndarray:
     """The tokens `[L]` of what an expert would do at a row."""
 
 
 def add_history(observation: Any, info: dict[str, Any], history: Any) -> Any:
-  """The row of a policy that reads the observation and the history."""
+  """The row of a policy that reads the observation and the history.
+
+  Args:
+    observation: a dictionary.
+    info: is not read.
+    history: as the codec keeps it.
+
+  Returns:
+    The observation with `history`.
+  """
   del info
   return observation | {'history': history}
 
 
 def keep_tokens(row: Any, tokens: Any, /) -> Any:
-  """Where the environment's actions are the tokens."""
+  """Decodes and encodes where the environment's actions are the tokens.
+
+  Args:
+    row: is not read.
+    tokens: `[L]`.
+
+  Returns:
+    The tokens.
+  """
   del row
   return tokens
 

@@ -26,6 +26,7 @@ class Goal:
 
   @property
   def num_typed(self) -> int:
+    """The words to type, and the names that no item has."""
     return self.text.count('$') + self.text.count('?')
 
 

@@ -102,6 +102,9 @@ def load(path: str | os.PathLike, *, evaluator: str = 'own') -> Task:
     evaluator: 'own', or 'desktop_env', which leaves getters and metrics to
       that package: they are not checked.
 
+  Returns:
+    The task.
+
   Raises:
     TaskError: naming file and field.
     MissingProgramError: for a package that its metrics need.
@@ -151,7 +154,19 @@ def read(path: pathlib.Path) -> Any:
 def load_all(
     tasks: str | os.PathLike | Sequence[str | os.PathLike], *,
     evaluator: str = 'own') -> tuple[Task, ...]:
-  """Loads the task files of a folder, or those given; see `load`."""
+  """Loads task files.
+
+  Args:
+    tasks: a folder of them, or the files.
+    evaluator: see `load`.
+
+  Returns:
+    The tasks, in the order of `find`.
+
+  Raises:
+    TaskError: as of `load` and `find`, and where two have the same id.
+    MissingProgramError: as of `load`.
+  """
   loaded = tuple(load(path, evaluator=evaluator) for path in find(tasks))
   if not loaded:
     raise checks.TaskError('expected at least one task file, got none')

@@ -28,13 +28,29 @@ class Answer:
 
 
 def as_json(value: Any, status: int = 200) -> Answer:
-  """Returns an answer in JSON."""
+  """Answers in JSON.
+
+  Args:
+    value: what JSON can hold.
+    status: of HTTP.
+
+  Returns:
+    The answer.
+  """
   return Answer(body=json.dumps(value).encode(), kind='application/json',
                 status=status)
 
 
 def as_text(text: str, status: int = 200) -> Answer:
-  """Returns an answer in words."""
+  """Answers in words.
+
+  Args:
+    text: the words.
+    status: of HTTP.
+
+  Returns:
+    The answer.
+  """
   return Answer(body=text.encode(errors='replace'),
                 kind='text/plain; charset=utf-8', status=status)
 
@@ -111,12 +127,15 @@ class Fields:
     self._values = values
 
   def take(self, name: str, *kinds: type, default: Any = _REQUIRED) -> Any:
-    """Returns a value of one of the types `kinds`.
+    """Takes a value of one of the types `kinds`.
 
     Args:
       name: the field.
       *kinds: the types; str also takes the bytes of a multipart form.
       default: the value of a field that is missing or null, if it may be.
+
+    Returns:
+      The value, or the default.
 
     Raises:
       Refusal: it is missing, or of another type.

@@ -1,4 +1,7 @@
-"""OSWorld's routes for programs: they run commands, scripts and Python."""
+"""OSWorld's routes for programs: they run commands, scripts and Python.
+
+`routes` says what a route takes and returns.
+"""
 import os
 import shlex
 import time

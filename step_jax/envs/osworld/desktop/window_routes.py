@@ -1,4 +1,7 @@
-"""OSWorld's routes for windows: they measure, raise, close and open them."""
+"""OSWorld's routes for windows: they measure, raise, close and open them.
+
+`routes` says what a route takes and returns.
+"""
 import os
 import shutil
 import time
@@ -18,7 +21,7 @@ _OPEN_LIMIT = 60.0   # seconds for a file's window to appear
 
 def find(desktop: Session, name: str, *, strict: bool = False,
          by_class: bool = False) -> list[int]:
-  """Returns the windows of a name, as wmctrl compares it.
+  """Finds the windows of a name, as wmctrl compares it.
 
   Args:
     desktop: whose windows.
