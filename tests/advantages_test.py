@@ -269,13 +269,8 @@ def test_oracle(estimator, seed):
 
 @ESTIMATORS
 def test_eager_jit_and_vmap_agree(estimator):
-  batches = [_batch(seed) for seed in range(3)]
-  plain = [estimator(*batch) for batch in batches]
-  for batch, expected in zip(batches, plain):
-    np.testing.assert_allclose(
-        JITTED[estimator](*batch), expected, rtol=1e-5, atol=1e-6)
-  stacked = jax.vmap(JITTED[estimator])(*map(np.stack, zip(*batches)))
-  np.testing.assert_allclose(stacked, np.stack(plain), rtol=1e-5, atol=1e-6)
+  examples.check_jit_and_vmap(
+      estimator, [_batch(seed) for seed in range(3)], rtol=1e-5, atol=1e-6)
 
 
 @ESTIMATORS
@@ -533,13 +528,8 @@ def test_gigpo_knows_states_by_group_and_not_by_number():
 
 
 def test_gigpo_eager_jit_and_vmap_agree():
-  batches = [_visits(seed) for seed in range(3)]
-  plain = [_gigpo(*batch) for batch in batches]
-  for batch, expected in zip(batches, plain):
-    np.testing.assert_allclose(
-        _jit_gigpo(*batch), expected, rtol=1e-5, atol=1e-6)
-  stacked = jax.vmap(_jit_gigpo)(*map(np.stack, zip(*batches)))
-  np.testing.assert_allclose(stacked, np.stack(plain), rtol=1e-5, atol=1e-6)
+  examples.check_jit_and_vmap(
+      _gigpo, [_visits(seed) for seed in range(3)], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize('options', [{}, {'discount': 0.}])

@@ -5,12 +5,12 @@ import itertools
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from step_jax.policies import element
 from tests import examples
+from tests import pointing
 
 VERBS = len(element.VERBS)
 CLICK, TYPE, SCROLL = map(
@@ -31,16 +31,7 @@ def _params():
 
 
 def _sample(observation, seed=0, temperature=TEMPERATURE):
-  """`sample` in calls of four rows, as the workers make them."""
-  rows = observation['verb_mask'].shape[0]
-  assert rows % 4 == 0
-  keys = jax.random.split(jax.random.key(seed), rows)
-  parts = [
-      _policy().sample(
-          _params(), keys[i:i + 4],
-          jax.tree.map(lambda x, i=i: x[i:i + 4], observation),
-          temperature=temperature) for i in range(0, rows, 4)]
-  return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+  return pointing.sample(_policy(), _params(), observation, seed, temperature)
 
 
 def _log_prob(observation, tokens, temperature=TEMPERATURE):
@@ -192,16 +183,7 @@ def test_frequencies_follow_the_log_probs():
   drawn = _sample(jax.tree.map(
       lambda x: np.repeat(x[None], draws, axis=0), screen), seed=5).tokens
   allowed = _legal(screen, tokens) & _canonical(tokens)
-  probability = np.exp(log_probs.sum(axis=1))[allowed].astype(np.float64)
-  counts = np.array([
-      (drawn == action).all(axis=1).sum() for action in tokens[allowed]])
-  assert counts.sum() == draws
-  expected = draws * probability / probability.sum()
-  often = expected > 5
-  assert often.sum() > 4
-  chi_square = ((counts - expected)**2 / expected)[often].sum()
-  degrees = often.sum()
-  assert chi_square < degrees + 5 * np.sqrt(2 * degrees)
+  pointing.check_frequencies(drawn, tokens[allowed], log_probs[allowed])
 
 
 @pytest.mark.parametrize('index', range(4))
@@ -209,14 +191,8 @@ def test_temperature_zero_is_the_most_likely_token_after_each_other(index):
   screen, tokens, log_probs, _ = _enumerated(index)
   repeated = jax.tree.map(lambda x: np.repeat(x[None], 4, axis=0), screen)
   greedy = _sample(repeated, temperature=0)
-  candidates = _legal(screen, tokens) & _canonical(tokens)
-  for position in range(3):
-    best = log_probs[candidates, position].max()
-    candidates &= log_probs[:, position] >= best
-  assert candidates.sum() == 1
-  np.testing.assert_array_equal(
-      greedy.tokens, np.repeat(tokens[candidates], 4, axis=0))
-  assert (greedy.log_probs == 0).all()
+  candidates = pointing.check_greedy(
+      greedy, tokens, log_probs, _legal(screen, tokens) & _canonical(tokens))
   _, _, others, entropy = _enumerated(index, 0)
   assert (others[candidates] == 0).all() and (entropy[candidates] == 0).all()
   assert (others[_canonical(tokens) & ~candidates].min(axis=1) < -1e6).all()
@@ -242,14 +218,9 @@ def test_unused_element_slots_change_nothing():
 
 def test_rows_of_a_batch_do_not_see_each_other():
   observation = examples.screens(1, 8)
-  tokens = _sample(observation).tokens
-  alone, _ = _log_prob(observation, tokens)
-  others = jax.tree.map(
-      lambda x, y: np.where(
-          (np.arange(8) < 3).reshape((8,) + (1,) * (x.ndim - 1)), x, y),
-      observation, examples.screens(2, 8))
-  mixed, _ = _log_prob(others, tokens)
-  np.testing.assert_allclose(mixed[:3], alone[:3], rtol=1e-5, atol=1e-6)
+  pointing.check_mixed_rows(
+      _log_prob, observation, examples.screens(2, 8),
+      _sample(observation).tokens)
 
 
 @pytest.mark.parametrize('name', [
@@ -341,11 +312,7 @@ def test_an_unseen_word_is_almost_silent():
 
 @functools.lru_cache(maxsize=None)
 def _gradient():
-  def total(params, observation, tokens):
-    log_probs, entropy = _policy().log_prob(
-        params, observation, tokens, temperature=TEMPERATURE)
-    return jnp.sum(log_probs) + jnp.sum(entropy), log_probs
-  return jax.jit(jax.grad(total, has_aux=True))
+  return pointing.make_gradient(_policy(), TEMPERATURE)
 
 
 # They move all logits of a softmax alike: no gradient but for rounding.
@@ -362,38 +329,22 @@ def test_gradient_is_finite_also_for_an_idle_row(kind):
   if kind == 'idle':
     observation = jax.tree.map(np.zeros_like, observation)
   tokens = np.array([(TYPE, 1, 1), (CLICK, 1, 0)] * 4, np.int32)
-  gradient, log_probs = _gradient()(_params(), observation, tokens)
-  assert np.isfinite(log_probs).all()
-  assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
-  if kind == 'screens':
-    for path, x in jax.tree.leaves_with_path(gradient['params']):
-      name = jax.tree_util.keystr(path, simple=True, separator='/')
-      assert (np.abs(x).max() > 1e-4) == (name not in _SHIFTS), name
+  pointing.check_gradient(
+      _gradient()(_params(), observation, tokens),
+      _SHIFTS if kind == 'screens' else None)
 
 
 def test_one_trace_for_two_inputs():
-  sizes = []
-  for seed in range(3):
+  def use(seed):
     observation = examples.screens(seed, 8)
     _log_prob(observation, _sample(observation, seed).tokens)
-    sizes.append([
-        f._cache_size() for f in (_policy().sample, _policy().log_prob)])
-  assert sizes[0] == sizes[1] == sizes[2]
+
+  pointing.check_one_trace(_policy(), use)
 
 
 def test_keys_decide_the_draw():
-  """The same key gives the same action, wherever its row stands."""
-  observation = examples.screens(6, 4)
-  first, again = _sample(observation, 7), _sample(observation, 7)
-  np.testing.assert_array_equal(first.tokens, again.tokens)
-  other = [_sample(observation, seed).tokens for seed in range(8, 16)]
-  assert any((first.tokens != tokens).any() for tokens in other)
-  order = np.array([2, 0, 3, 1])
-  keys = jax.random.split(jax.random.key(7), 4)
-  moved = _policy().sample(
-      _params(), keys[order], jax.tree.map(lambda x: x[order], observation),
-      temperature=TEMPERATURE)
-  np.testing.assert_array_equal(moved.tokens, first.tokens[order])
+  pointing.check_keys(
+      _policy(), _params(), examples.screens(6, 4), TEMPERATURE)
 
 
 def test_parameter_count():

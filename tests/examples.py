@@ -77,6 +77,17 @@ def check_one_trace(function, first, second):
   assert (np.asarray(results[0]) != np.asarray(results[1])).any()
 
 
+def check_jit_and_vmap(function, batches, *, rtol, atol):
+  """With and without jit and vmap the results are the same."""
+  plain = [function(*batch) for batch in batches]
+  jitted = jax.jit(function)
+  for batch, expected in zip(batches, plain):
+    np.testing.assert_allclose(
+        jitted(*batch), expected, rtol=rtol, atol=atol)
+  stacked = jax.vmap(jitted)(*map(np.stack, zip(*batches)))
+  np.testing.assert_allclose(stacked, np.stack(plain), rtol=rtol, atol=atol)
+
+
 def stack(rows):
   """A list of trees as one tree of stacked arrays."""
   return jax.tree.map(lambda *x: np.stack(x), *rows)

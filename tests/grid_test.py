@@ -11,6 +11,7 @@ import pytest
 
 from step_jax.policies import grid
 from tests import examples
+from tests import pointing
 
 VERBS = len(grid.VERBS)
 CLICK, PRESS, TYPE, HOME = map(
@@ -55,16 +56,7 @@ def _params():
 
 
 def _sample(observation, seed=0, temperature=TEMPERATURE):
-  """`sample` in calls of four rows, as the workers make them."""
-  rows = len(observation['instruction'])
-  assert rows % 4 == 0
-  keys = jax.random.split(jax.random.key(seed), rows)
-  parts = [
-      _policy().sample(
-          _params(), keys[i:i + 4],
-          jax.tree.map(lambda x, i=i: x[i:i + 4], observation),
-          temperature=temperature) for i in range(0, rows, 4)]
-  return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+  return pointing.sample(_policy(), _params(), observation, seed, temperature)
 
 
 def _log_prob(observation, tokens, temperature=TEMPERATURE):
@@ -169,28 +161,15 @@ def test_frequencies_follow_the_log_probs():
   drawn = _sample(jax.tree.map(
       lambda x: np.repeat(x[None], draws, axis=0), screen), seed=5).tokens
   legal = _legal(screen, tokens)
-  probability = np.exp(log_probs.sum(axis=1))[legal].astype(np.float64)
-  counts = np.array([
-      (drawn == action).all(axis=1).sum() for action in tokens[legal]])
-  assert counts.sum() == draws
-  expected = draws * probability
-  often = expected > 5
-  assert often.sum() > 4
-  chi_square = ((counts - expected)**2 / expected)[often].sum()
-  assert chi_square < often.sum() + 5 * np.sqrt(2 * often.sum())
+  pointing.check_frequencies(drawn, tokens[legal], log_probs[legal])
 
 
 def test_temperature_zero_is_the_most_likely_token_after_each_other():
   screen, tokens, log_probs, _ = _enumerated(4)
   greedy = _sample(jax.tree.map(
       lambda x: np.repeat(x[None], 4, axis=0), screen), temperature=0)
-  candidates = _legal(screen, tokens)
-  for position in range(3):
-    best = log_probs[candidates, position].max()
-    candidates &= log_probs[:, position] >= best
-  np.testing.assert_array_equal(
-      greedy.tokens, np.repeat(tokens[candidates], 4, axis=0))
-  assert (greedy.log_probs == 0).all()
+  candidates = pointing.check_greedy(
+      greedy, tokens, log_probs, _legal(screen, tokens))
   _, _, others, entropy = _enumerated(4, 0)
   assert (others[candidates] == 0).all() and (entropy[candidates] == 0).all()
   assert (others[_legal(screen, tokens) & ~candidates].min(1) < -1e6).all()
@@ -259,12 +238,8 @@ def test_a_pixel_belongs_to_its_cell():
 
 def test_rows_of_a_batch_do_not_see_each_other():
   observation = _screens(1, 8)
-  tokens = _sample(observation).tokens
-  alone, _ = _log_prob(observation, tokens)
-  others = jax.tree.map(
-      lambda x, y: np.concatenate([x[:3], y[3:]]), observation, _screens(2, 8))
-  mixed, _ = _log_prob(others, tokens)
-  np.testing.assert_allclose(mixed[:3], alone[:3], rtol=1e-5, atol=1e-6)
+  pointing.check_mixed_rows(
+      _log_prob, observation, _screens(2, 8), _sample(observation).tokens)
 
 
 # Gradients, traces, size
@@ -272,11 +247,7 @@ def test_rows_of_a_batch_do_not_see_each_other():
 
 @functools.lru_cache(maxsize=None)
 def _gradient():
-  def total(params, observation, tokens):
-    log_probs, entropy = _policy().log_prob(
-        params, observation, tokens, temperature=TEMPERATURE)
-    return jnp.sum(log_probs) + jnp.sum(entropy), log_probs
-  return jax.jit(jax.grad(total, has_aux=True))
+  return pointing.make_gradient(_policy(), TEMPERATURE)
 
 
 # They move all logits of a softmax alike: no gradient but for rounding.
@@ -291,13 +262,9 @@ def test_gradient_is_finite_also_for_an_idle_row(kind):
   if kind == 'idle':
     observation = jax.tree.map(np.zeros_like, observation)
   tokens = np.array([(TYPE, 0, 1), (CLICK, 1, 0)] * 4, np.int32)
-  gradient, log_probs = _gradient()(_params(), observation, tokens)
-  assert np.isfinite(log_probs).all()
-  assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
-  if kind == 'screens':
-    for path, x in jax.tree.leaves_with_path(gradient['params']):
-      name = jax.tree_util.keystr(path, simple=True, separator='/')
-      assert (np.abs(x).max() > 1e-4) == (name not in _SHIFTS), name
+  pointing.check_gradient(
+      _gradient()(_params(), observation, tokens),
+      _SHIFTS if kind == 'screens' else None)
 
 
 @pytest.mark.parametrize('token, heads', [
@@ -314,29 +281,16 @@ def test_tokens_that_are_not_used_have_no_gradient(token, heads):
 
 
 def test_one_trace_for_two_inputs():
-  sizes = []
-  for seed in range(3):
+  def use(seed):
     observation = _screens(seed, 8)
     _log_prob(observation, _sample(observation, seed).tokens)
-    sizes.append([
-        f._cache_size() for f in (_policy().sample, _policy().log_prob)])
-  assert sizes[0] == sizes[1] == sizes[2]
+
+  pointing.check_one_trace(_policy(), use)
 
 
 def test_keys_decide_the_draw():
-  """The same key gives the same action, wherever its row stands."""
-  observation = _screens(6, 4)
-  first = _sample(observation, 7)
-  np.testing.assert_array_equal(
-      first.tokens, _sample(observation, 7).tokens)
-  other = [_sample(observation, seed).tokens for seed in range(8, 16)]
-  assert any((first.tokens != tokens).any() for tokens in other)
-  order = np.array([2, 0, 3, 1])
-  keys = jax.random.split(jax.random.key(7), 4)
-  moved = _policy().sample(
-      _params(), keys[order], jax.tree.map(lambda x: x[order], observation),
-      temperature=TEMPERATURE)
-  np.testing.assert_array_equal(moved.tokens, first.tokens[order])
+  pointing.check_keys(
+      _policy(), _params(), _screens(6, 4), TEMPERATURE)
 
 
 def test_parameter_count():

@@ -109,13 +109,8 @@ def test_groups_without_where_are_whole():
 
 
 def test_groups_eager_jit_and_vmap_agree():
-  batches = [_groups(seed) for seed in range(3)]
-  plain = [_step_groups(*batch) for batch in batches]
-  for batch, expected in zip(batches, plain):
-    np.testing.assert_allclose(
-        _jit_groups(*batch), expected, rtol=1e-6, atol=1e-7)
-  stacked = jax.vmap(_jit_groups)(*map(np.stack, zip(*batches)))
-  np.testing.assert_allclose(stacked, np.stack(plain), rtol=1e-6, atol=1e-7)
+  examples.check_jit_and_vmap(
+      _step_groups, [_groups(seed) for seed in range(3)], rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize('foul', [np.nan, np.inf, -np.inf])

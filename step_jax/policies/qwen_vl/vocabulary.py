@@ -12,8 +12,6 @@ import tokenizers
 
 from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
 
-_NUM_BYTES = 256
-
 
 class Vocabulary:
   """Maps the tokenizer's ids to a model's and back.
