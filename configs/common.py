@@ -88,10 +88,10 @@ def set_method(
   if arg in step_jax.METHODS:
     config.method = arg
   elif arg:
+    others = others and f'{others} or '
     raise ValueError(
-        f'expected a variant of configs/{file}, '
-        f'{others and others + " or "}one of {", ".join(step_jax.METHODS)}, got '
-        f'{arg!r}')
+        f'expected a variant of configs/{file}, {others}one of '
+        f'{", ".join(step_jax.METHODS)}, got {arg!r}')
 
 
 def add_vision_language(config: ml_collections.ConfigDict) -> None:
