@@ -81,6 +81,8 @@ def _on_fake_phones(
   config.optimizer.warmup_rounds = 2
   config.optimizer.decay_rounds = 40  # of num_rounds
   config.env.name = 'tests.fake_phone_env:FakePhoneEnv'
+  config.env.episodes = 'drawn'  # and groups by sum: what was measured
+  config.group_weight = 'sum'
   config.env.description = 'fake phones of this machine, no emulator'
   config.env.num_workers = 2
   config.env.step_timeout = 120.0  # seconds, above those of the requests

@@ -22,6 +22,9 @@ def base_config() -> ml_collections.ConfigDict:
   config.threshold = 0.6  # s_0, tasks below it are in the cache
   config.sharpness = 10.0  # kappa, of the replacement probability
   config.low_threshold = 0.2  # s_low, tasks up to it get step-level groups
+  # A step-level group counts as the 'sample' it replaces, or each of its
+  # responses as one ('sum', the paper read literally).
+  config.group_weight = 'sample'  # [choice]
   config.max_steps = 15  # T, environment steps of an episode
   config.temperature = 0.7  # when training
   config.eval_temperature = 0.0  # 0 is the most likely action
@@ -46,6 +49,9 @@ def base_config() -> ml_collections.ConfigDict:
   config.env.name = 'miniwob'  # 'desk', 'package.module:EnvClass', ...
   config.env.description = ''  # told in the first line of a run
   config.env.tasks = ()  # names or task files; empty is the training set
+  # A task is one instance, the same in every round and in evaluation, as an
+  # OSWorld task file is ('fixed'), or drawn anew each round ('drawn').
+  config.env.episodes = 'fixed'
   config.env.arguments = ml_collections.ConfigDict()  # of its class, besides
   config.env.num_workers = 4  # processes, one environment each
   config.env.step_timeout = 20.0  # seconds for a step or a reset

@@ -23,6 +23,8 @@ def get_config(arg: str = ''):
   """
   config = common.base_config()
   config.num_rounds = 120
+  config.env.episodes = 'drawn'  # and groups by sum: what was measured
+  config.group_weight = 'sum'
   config.group_size = 8  # G: new episodes matter more than copies here
   config.optimizer.learning_rate = 3e-4  # of a 0.2 M network
   config.optimizer.warmup_rounds = 1

@@ -59,6 +59,8 @@ def check_config(config: ml_collections.ConfigDict) -> None:
          f'one of {", ".join(methods.METHODS)}')
   expect('smoothing', config.smoothing in ('adaptive', 'ema'),
          "'adaptive' or 'ema'")
+  expect('group_weight', config.group_weight in ('sum', 'sample'),
+         "'sum' or 'sample'")
   for field in _COUNTS:
     expect(field, _value(config, field) >= 1, 'at least 1')
   for field in _NOT_NEGATIVE:
@@ -68,6 +70,8 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     expect(field, 0 < _value(config, field) < math.inf, 'a number above 0')
   for field in _SHARES:
     expect(field, 0 <= _value(config, field) <= 1, 'from 0 to 1')
+  expect('env.episodes', config.env.episodes in ('fixed', 'drawn'),
+         "'fixed' or 'drawn'")
   expect('env.tasks', all(isinstance(task, str) for task in config.env.tasks),
          'a tuple of names')
   addresses = config.env.arguments.get('addresses', ())

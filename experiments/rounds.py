@@ -98,9 +98,12 @@ def _collect_round(
   config, method = setup.config, setup.method
 
   def play(key, task_ids):
-    jobs = episodes.make_jobs(
-        config.seed, round_index, task_ids,
-        np.zeros(0, int) if method.redraw else base_ids)
+    if config.env.episodes == 'fixed':
+      jobs = episodes.make_fixed_jobs(task_ids, setup.world.tasks)
+    else:
+      jobs = episodes.make_jobs(
+          config.seed, round_index, task_ids,
+          np.zeros(0, int) if method.redraw else base_ids)
     player = collect_lib.Player(state.learner.params, key, config.temperature)
     return collect(jobs, player, name=f'round {round_index}')
 
@@ -141,7 +144,7 @@ def _assign(
   batch = augment(
       rollout_key, state.learner.params, singles, low,
       matches_fn=setup.codec.matches, max_steps=config.max_steps,
-      num_candidates=config.group_size // 2)
+      num_candidates=config.group_size // 2, group_weight=config.group_weight)
   return batch, success_rate, int(low.sum())
 
 

@@ -110,12 +110,16 @@ def evaluate_run(
 def _evaluate(
     setup: setups.Setup, params: Any, collect: collectors.Collector,
     episodes: int) -> evaluation_lib.Evaluation:
-  config = setup.config
+  config, world = setup.config, setup.world
   player = collect_lib.Player(
       params, jax.random.key(config.seed), config.eval_temperature)
+  is_fixed = config.env.episodes == 'fixed'
+  # Without chance, an instance played again is the same episode.
+  certain = world.simulator is not None and config.eval_temperature == 0
   return evaluation_lib.evaluate(
-      setup.world.tasks, player, functools.partial(collect, name='evaluation'),
-      episodes=episodes)
+      world.tasks, player, functools.partial(collect, name='evaluation'),
+      draws=episodes if world.draws or not is_fixed else 0,
+      instances=is_fixed and (1 if certain else episodes))
 
 
 def _warn(sentence: str) -> None:
@@ -190,6 +194,9 @@ def _run_rounds(
         rates = evaluation_lib.success_rates(evaluation)
         row['eval_success_rate'] = rates.mean()
         row['eval_tasks_above_60'] = int((rates > 0.6).sum())
+        drawn = evaluation_lib.success_rates(evaluation, 'drawn_')
+        if drawn.size:
+          row['eval_drawn_success_rate'] = drawn.mean()
         metrics.write_json(workdir / 'evaluation.json', evaluation)
     except (KeyboardInterrupt, checks.RunError):
       if not state.learner.step.is_deleted():  # donated: amid the update

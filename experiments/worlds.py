@@ -29,6 +29,7 @@ class World(NamedTuple):
   make_env: Callable[[], gymnasium.Env]  # picklable
   example: Any  # an observation without history, for shapes
   simulator: simulation.Simulator | None  # the same as pure functions
+  draws: bool  # whether a seed draws an instance of a task
 
 
 def make_world(
@@ -41,7 +42,8 @@ def make_world(
   TRAIN_TASKS and HELD_OUT_TASKS, or finds task files with
   `find_tasks(env.tasks, split)`. It may have `example`, which takes the same
   arguments, if its observations have other sizes, `check_requirements` and
-  `make_simulator`. A vision-language policy drives it by
+  `make_simulator`. Where a seed draws nothing, the class says
+  `draws_episodes = False`. A vision-language policy drives it by
   `picture_env.PictureEnv`, which says what else it has to have.
 
   Args:
@@ -71,17 +73,18 @@ def make_world(
       raise checks.UserError(str(error)) from error
   make_env = functools.partial(
       env_class, tasks=tasks, max_steps=config.max_steps, **arguments)
+  draws = getattr(env_class, 'draws_episodes', True)
   if config.policy.name == 'qwen_vl':
     return World(
         names, _show_pictures(config, make_env, len(names), workdir),
-        picture_env.example(), None)
+        picture_env.example(), None, draws)
   example = getattr(module, 'example', base.example)(**arguments)
   make_simulator = getattr(module, 'make_simulator', None)
   try:
     simulator = make_simulator and make_simulator(tasks, config.max_steps)
   except ValueError as error:
     raise checks.UserError(str(error)) from error
-  return World(names, make_env, example, simulator)
+  return World(names, make_env, example, simulator, draws)
 
 
 def _show_pictures(

@@ -31,7 +31,8 @@ def make_config(**changes):
   config = common.base_config()
   common.add_vision_language(config)
   config.update_from_flattened_dict({
-      'env.name': 'tests.fake_pictures:PaintedEnv', 'policy.prompt': 'short',
+      'env.name': 'tests.fake_pictures:PaintedEnv',
+      'env.episodes': 'drawn', 'policy.prompt': 'short',
       'policy.width': 16, 'policy.num_heads': 2, 'policy.num_layers': 1,
       'policy.vision_layers': 1, 'policy.rope_theta': 4.,
       'policy.words': 'Do click-type.', 'policy.prompt_length': P,

@@ -14,6 +14,7 @@ that is done is not done again, so each part can be interrupted and resumed.
 """
 
 import argparse
+from collections.abc import Sequence
 from concurrent import futures
 import functools
 import multiprocessing
@@ -75,17 +76,17 @@ def _evaluate(setup: Any, params: Any, collect: Any) -> tuple[Any, Any]:
   from step_jax.rollout import collect as collect_lib
   from step_jax.runs import evaluation
 
-  def success(num_tasks, episodes, temperature):
+  def success(tasks, episodes, temperature):
     player = collect_lib.Player(params, jax.random.key(0), temperature)
     solved, _ = evaluation.play(
-        num_tasks, player, functools.partial(collect, name=''),
+        tasks, player, functools.partial(collect, name=''),
         episodes=episodes)
     return solved.mean(axis=1)
 
   return (
-      success(_num_all_tasks(), plan.GREEDY_EPISODES,
+      success(_all_tasks(), plan.GREEDY_EPISODES,
               setup.config.eval_temperature),
-      success(len(setup.world.tasks), plan.SAMPLED_EPISODES,
+      success(setup.world.tasks, plan.SAMPLED_EPISODES,
               setup.config.temperature))
 
 
@@ -93,6 +94,7 @@ def _config(method: str, seed: int) -> Any:
   from configs import osworld
   config = osworld.get_config(method)
   config.seed = seed
+  config.env.episodes = 'drawn'
   config.optimizer.decay_rounds = plan.NUM_ROUNDS
   config.optimizer.num_minibatches = plan.NUM_MINIBATCHES
   return config
@@ -145,9 +147,9 @@ def _shared(workdir: pathlib.Path) -> tuple[Any, Any, Any]:
   return setup, jax.device_get(params), collect
 
 
-def _num_all_tasks() -> int:
+def _all_tasks() -> Sequence[str]:
   from step_jax.envs.desk import simulator
-  return len(simulator.TASKS.names)
+  return simulator.TASKS.names
 
 
 def _begin(counter: Any) -> None:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from typing import Any, Callable
+import typing
+from typing import Any, Callable, Literal
 
 import chex
 import jax
@@ -14,6 +15,8 @@ from step_jax.algorithm import resampling
 from step_jax.algorithm import steps
 from step_jax.algorithm import success_rate as success_rate_lib
 from step_jax.algorithm import types
+
+GroupWeight = Literal['sum', 'sample']
 
 
 @functools.partial(
@@ -106,7 +109,8 @@ def assign_credit(
   singles = dataclasses.replace(
       singles, mask=mask, token_mask=singles.token_mask & mask[..., None])
   low = success_rate[trajectory.task_ids] <= low_threshold
-  low = jnp.repeat(low, trajectory.step_mask.shape[1]) & singles.mask[:, 0]
+  low = jnp.repeat(low, trajectory.step_mask.shape[1])
+  low &= singles.advantages[:, 0] > 0  # a group sharpens what succeeded
   return singles, low & method.augment, success_rate
 
 
@@ -148,7 +152,8 @@ def row_keys(
 
 @functools.partial(
     jax.jit, static_argnames=('sample_fn', 'matches_fn', 'max_steps',
-                              'num_candidates', 'micro_batch_size'))
+                              'num_candidates', 'group_weight',
+                              'micro_batch_size'))
 def augment_steps(
     rng_key: chex.PRNGKey,
     params: Any,
@@ -159,6 +164,7 @@ def augment_steps(
     matches_fn: Callable[..., chex.Array],
     max_steps: int,
     num_candidates: int,
+    group_weight: GroupWeight = 'sum',
     micro_batch_size: int = 8,
 ) -> types.RoundBatch:
   """SL-GRPO: groups of alternatives at stored states (paper, section 5.3).
@@ -176,6 +182,7 @@ def augment_steps(
     matches_fn: a codec's `matches`.
     max_steps: T.
     num_candidates: K.
+    group_weight: see `with_groups`.
     micro_batch_size: states sampled at once.
 
   Returns:
@@ -205,29 +212,41 @@ def augment_steps(
   _, drawn = jax.lax.while_loop(
       lambda state: state[0] < count, body, (jnp.int32(0), drawn))
   return with_groups(
-      singles, low, drawn, matches_fn(singles.observations, drawn[0]))
+      singles, low, drawn, matches_fn(singles.observations, drawn[0]),
+      group_weight=group_weight)
 
 
 def with_groups(
-    singles: types.StepBatch, low: chex.Array, drawn: tuple, agree: chex.Array
+    singles: types.StepBatch, low: chex.Array, drawn: tuple,
+    agree: chex.Array, *, group_weight: GroupWeight = 'sum',
 ) -> types.RoundBatch:
-  """Puts groups in the place of the `low` steps.
+  """Puts groups in the place of the `low` steps (method 3).
 
   Args:
     singles, low: as in `augment_steps`.
     drawn: actions, log-probs and token masks, each `[S, K, L]`, candidate 0
       being the original.
     agree: `[S, K]` bool, which candidates match the original.
+    group_weight: 'sum', each of the K responses is a sample of its own, the
+      paper read literally; 'sample', the group weighs what the sample weighed
+      that it replaces: its advantages are divided by K [choice].
 
   Returns:
     The round's batch, as from `augment_steps`.
+
+  Raises:
+    ValueError: for another `group_weight`.
   """
+  if group_weight not in typing.get_args(GroupWeight):
+    raise ValueError(
+        f"expected group_weight 'sum' or 'sample', got {group_weight!r}")
+  scale = 1 if group_weight == 'sum' else agree.shape[-1]
   mask = jnp.broadcast_to(low[:, None], agree.shape)
   groups = types.StepBatch(
       observations=singles.observations, actions=drawn[0], log_probs=drawn[1],
       token_mask=drawn[2] & mask[..., None],
       advantages=advantages_lib.step_group_advantages(
-          singles.advantages[:, 0], agree, where=mask),
+          singles.advantages[:, 0] / scale, agree, where=mask),
       mask=mask)
   return types.RoundBatch(
       singles=dataclasses.replace(singles, mask=singles.mask & ~low[:, None]),

@@ -101,6 +101,7 @@ def augment_steps(
     matches_fn: base.MatchFn,
     max_steps: int,
     num_candidates: int,
+    group_weight: credit.GroupWeight = 'sum',
     micro_batch_size: int = 8,
 ) -> types.RoundBatch:
   """`credit.augment_steps` from the host: only low steps are loaded.
@@ -117,6 +118,7 @@ def augment_steps(
       observations of the low steps only, and `[n, K, L]` tokens.
     max_steps: T.
     num_candidates: K.
+    group_weight: see `credit.with_groups`.
     micro_batch_size: B, states sampled at once.
 
   Returns:
@@ -141,7 +143,8 @@ def augment_steps(
   if len(order):
     agree[order] = matches_fn(
         _rows(singles.observations, order), drawn[0][order])
-  return credit.with_groups(singles, low, drawn, agree)
+  return credit.with_groups(
+      singles, low, drawn, agree, group_weight=group_weight)
 
 
 def imitate(

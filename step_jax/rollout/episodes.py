@@ -1,10 +1,12 @@
 """Which episodes a round plays: base tasks, seeds, and one job for each slot.
 
 All are functions of the run's seed and the round, so that a resumed run plays
-what an uninterrupted one does. Evaluation episodes have seeds of their own.
+what an uninterrupted one does. A task is 'fixed', one instance wherever it is
+played, or 'drawn' anew each round; evaluation draws have seeds of their own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+import hashlib
 import itertools
 
 import numpy as np
@@ -57,10 +59,29 @@ def eval_seed(episode: int) -> int:
   return FIRST_EVAL_SEED + episode
 
 
+def fixed_seed(task: str) -> int:
+  """Environment seed of a task that is one instance: of its name alone."""
+  digest = hashlib.blake2b(task.encode(), digest_size=8).digest()
+  return int.from_bytes(digest, 'big') % FIRST_EVAL_SEED
+
+
+def make_fixed_jobs(
+    task_ids: np.ndarray, tasks: Sequence[str]) -> list[workers.Job]:
+  """A round's episodes where a task is one instance.
+
+  Args:
+    task_ids: `[B]` int.
+    tasks: the names of all tasks.
+  """
+  seeds = [fixed_seed(task) for task in tasks]
+  return [workers.Job(slot, task_id, seeds[task_id])
+          for slot, task_id in enumerate(task_ids.tolist())]
+
+
 def make_jobs(
     seed: int, round_index: int, task_ids: np.ndarray, base_ids: np.ndarray
 ) -> list[workers.Job]:
-  """A round's episodes: all copies of a task start alike.
+  """A round's episodes, drawn anew: all copies of a task start alike.
 
   But where a task is a base task of the round again, as there are fewer tasks
   than Q, the slots which that gives are copies of another episode.

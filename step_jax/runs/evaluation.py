@@ -21,7 +21,8 @@ def evaluate(
     player: collect_lib.Player,
     collect: Callable[..., collect_lib.Collection],
     *,
-    episodes: int,
+    draws: int,
+    instances: int = 0,
 ) -> Evaluation:
   """Plays the same episodes for every method and round.
 
@@ -29,51 +30,73 @@ def evaluate(
     tasks: the world's tasks.
     player: the policy, with its key and temperature.
     collect: `(jobs, player)` -> `Collection`.
-    episodes: number of episodes a task.
+    draws: number of draws of each task, none of which is trained on.
+    instances: how often the one instance is played that training plays, where
+      `env.episodes` is 'fixed'.
 
   Returns:
-    `{task: {'success_rate', 'episodes'}}`; lost episodes are not counted, and
-    a task all of whose episodes were lost has success rate None.
+    `{task: {'success_rate', 'episodes'}}`, of the instances if there are any,
+    else of the draws; besides instances the draws are 'drawn_success_rate' and
+    'drawn_episodes'. Lost episodes are not counted, and a task all of whose
+    episodes were lost has success rate None.
   """
-  solved, valid = play(len(tasks), player, collect, episodes=episodes)
+  parts = {}
+  if instances:
+    parts[''] = play(tasks, player, collect, episodes=instances, fixed=True)
+  if draws or not instances:
+    parts['drawn_' if instances else ''] = play(
+        tasks, player, collect, episodes=draws)
   return {
       task: {
-          'success_rate': solved[i].sum() / valid[i].sum()
-          if valid[i].any() else None,
-          'episodes': int(valid[i].sum()),
-      } for i, task in enumerate(tasks)}
+          prefix + name: value
+          for prefix, (solved, valid) in parts.items()
+          for name, value in (
+              ('success_rate', solved[i].sum() / valid[i].sum()
+               if valid[i].any() else None),
+              ('episodes', int(valid[i].sum())))}
+      for i, task in enumerate(tasks)}
 
 
 def play(
-    num_tasks: int,
+    tasks: Sequence[str],
     player: collect_lib.Player,
     collect: Callable[..., collect_lib.Collection],
     *,
     episodes: int,
+    fixed: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Plays the evaluation episodes of tasks 0 .. num_tasks - 1.
+  """Plays evaluation episodes of the first of the world's tasks.
 
   Args:
-    num_tasks: N.
-    player, collect, episodes: as in `evaluate`.
+    tasks, player, collect: as in `evaluate`.
+    episodes: a task.
+    fixed: whether they are the instance that training plays.
 
   Returns:
-    `(solved, valid)`, bool `[num_tasks, episodes]`; lost episodes are neither.
+    `(solved, valid)`, bool `[N, episodes]`; lost episodes are neither.
   """
   jobs = [
-      workers.Job(slot, slot // episodes, episodes_lib.eval_seed(slot % episodes))
-      for slot in range(num_tasks * episodes)]
+      workers.Job(
+          i * episodes + k, i, episodes_lib.fixed_seed(task) if fixed
+          else episodes_lib.eval_seed(k))
+      for i, task in enumerate(tasks) for k in range(episodes)]
   trajectory = collect(jobs, player).trajectory
   valid, successes = jax.device_get(
       (trajectory.valid, trajectory.successes))
-  valid = valid.reshape(num_tasks, episodes)
+  valid = valid.reshape(len(tasks), episodes)
   return successes.reshape(valid.shape) & valid, valid
 
 
-def success_rates(evaluation: Evaluation) -> np.ndarray:
-  """Success rates of the tasks that could be evaluated."""
+def success_rates(evaluation: Evaluation, prefix: str = '') -> np.ndarray:
+  """Success rates of the tasks that could be evaluated.
+
+  Args:
+    evaluation: from `evaluate`.
+    prefix: '', or 'drawn_' for the draws besides the instances.
+  """
   return np.array([
-      row['success_rate'] for row in evaluation.values() if row['episodes']])
+      row[f'{prefix}success_rate'] for row in evaluation.values()
+      if row.get(f'{prefix}episodes')])
 
 
 def make_table(
@@ -101,9 +124,18 @@ def make_table(
   table.add_row('tasks above 60 %', *[
       f'{(rate > 0.6).sum()} of {rate.size}' for rate in rates], '')
   table.add_row(
-      'mean', *[_percent(rate.mean() if rate.size else None) for rate in rates],
+      'mean', *map(_mean, rates),
       str(sum(row['episodes'] for row in after.values())))
+  drawn = [success_rates(column, 'drawn_') for column in columns]
+  if drawn[-1].size:
+    table.add_row(
+        'mean of fresh draws', *map(_mean, drawn),
+        str(sum(row['drawn_episodes'] for row in after.values())))
   return table
+
+
+def _mean(rates: np.ndarray) -> str:
+  return _percent(rates.mean() if rates.size else None)
 
 
 def _percent(rate: float | None) -> str:

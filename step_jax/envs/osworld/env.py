@@ -110,6 +110,7 @@ class OSWorldEnv(gymnasium.Env):
   """
 
   metadata = {'render_modes': ['rgb_array'], 'render_fps': 2}
+  draws_episodes = False  # a task file is one initial state
 
   def __init__(
       self, tasks: str | os.PathLike | Sequence[str | os.PathLike],
