@@ -41,6 +41,7 @@ def base_config() -> ml_collections.ConfigDict:
   # C, of the weight that corrects for a sampler of other precision or kernels
   # than the learner's; 0: no weight.
   config.optimizer.importance_cap = 0.0  # [choice]
+  config.optimizer.entropy_bonus = 0.0  # a nat's worth in J [choice]
   config.optimizer.num_epochs = 1  # passes over a round [choice]
   config.optimizer.num_minibatches = 4  # optimiser steps a pass [choice]
   config.optimizer.micro_batch_size = 8  # responses computed at once

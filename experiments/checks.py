@@ -28,7 +28,8 @@ _COUNTS = (
 _NOT_NEGATIVE = (
     'seed', 'eval_every', 'eval_temperature', 'optimizer.warmup_rounds',
     'optimizer.decay_rounds', 'optimizer.weight_decay', 'optimizer.clip_high',
-    'optimizer.importance_cap', 'warm_start.demonstrations')
+    'optimizer.importance_cap', 'optimizer.entropy_bonus',
+    'warm_start.demonstrations')
 _POSITIVE = (
     'sharpness', 'temperature', 'optimizer.learning_rate',
     'optimizer.max_grad_norm', 'env.step_timeout', 'env.start_timeout',

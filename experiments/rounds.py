@@ -24,6 +24,7 @@ from step_jax.policies import base
 from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import episodes
 from step_jax.rollout import redrawing
+from step_jax.runs import signals
 
 
 class RunState(NamedTuple):
@@ -58,6 +59,7 @@ def play_round(
   collected = time.monotonic()
   batch, success_rate, augmented = _assign(
       setup, state, trajectory, rollout_key)
+  seen = signals.of_round(trajectory, batch)
   new_learner, results = setup.learner.update(state.learner, batch)
   results = jax.device_get(results)
   if not results.pop('finite'):
@@ -82,7 +84,7 @@ def play_round(
           trajectory.task_ids, minlength=num_tasks),
       'successes_per_task': np.bincount(
           trajectory.task_ids, trajectory.successes, num_tasks).astype(int),
-  } | results
+  } | seen | results
 
 
 def _collect_round(

@@ -53,6 +53,7 @@ def make_learner(
       optimizer, num_epochs=options.num_epochs,
       num_minibatches=options.num_minibatches, clip_low=options.clip_low,
       clip_high=options.clip_high, importance_cap=options.importance_cap,
+      entropy_bonus=options.entropy_bonus,
       micro_batch_size=options.micro_batch_size)
 
 

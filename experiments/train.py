@@ -29,6 +29,7 @@ from step_jax.runs import evaluation as evaluation_lib
 from step_jax.runs import metrics
 from step_jax.runs import progress as progress_lib
 from step_jax.runs import report
+from step_jax.runs import signals
 
 
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -180,7 +181,7 @@ def _run_rounds(
     metrics.write_json(before_path, before)
     rate = evaluation_lib.success_rates(before).mean()
     progress.say(f'before training: evaluation {100 * rate:.0f} %')
-  compilations = metrics.CompilationCounter()
+  compilations, told = metrics.CompilationCounter(), False
   for round_index in range(done, config.num_rounds):
     is_last = round_index + 1 == config.num_rounds
     is_evaluated = is_last or (
@@ -207,6 +208,11 @@ def _run_rounds(
     compilations.count = 0
     log.append(row, np.asarray(state.success_rate))
     progress.round_done(log.rows[-1], len(tasks))
+    sentence = signals.sentence(
+        log.rows[-1], np.asarray(state.success_rate))
+    if sentence and not told:
+      progress.say(sentence)
+      told = True
     if (round_index + 1) % config.checkpoint_every == 0 or is_last:
       checkpoints.save(round_index + 1, state)
 

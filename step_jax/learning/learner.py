@@ -45,6 +45,7 @@ def make_learner(
     clip_low: float = 0.2,
     clip_high: float = 0.3,
     importance_cap: float = 0.0,
+    entropy_bonus: float = 0.0,
     micro_batch_size: int = 8,
     row_sharding: jax.sharding.Sharding | None = None,
 ) -> Learner:
@@ -72,6 +73,8 @@ def make_learner(
     clip_high: the ratio is clipped at 1 + clip_high.
     importance_cap: see `losses.clipped_surrogate_loss`; unless it is 0, rows
       are scored under the parameters at the beginning of the update, too.
+    entropy_bonus: what a nat of a token's entropy is worth beside its share
+      of J; 0 leaves the objective as the paper's [choice].
     micro_batch_size: responses computed at once; a group counts K.
     row_sharding: where the rows of a micro-batch are placed, for a mesh whose
       data axis divides `micro_batch_size`.
@@ -83,10 +86,12 @@ def make_learner(
     ValueError: if a count is less than 1, or the cap is negative.
   """
   updates.check_options(
-      num_epochs, num_minibatches, micro_batch_size, importance_cap)
+      num_epochs, num_minibatches, micro_batch_size, importance_cap,
+      entropy_bonus)
   add_micro_batch = updates.micro_batch_adder(
       log_prob_fn, clip_low=clip_low, clip_high=clip_high,
-      importance_cap=importance_cap, row_sharding=row_sharding)
+      importance_cap=importance_cap, entropy_bonus=entropy_bonus,
+      row_sharding=row_sharding)
 
   def minibatch(batch, deals, tokens, old_params, progress, part):
     """One optimiser step."""

@@ -41,6 +41,7 @@ def make_learner(
     clip_low: float = 0.2,
     clip_high: float = 0.3,
     importance_cap: float = 0.0,
+    entropy_bonus: float = 0.0,
     micro_batch_size: int = 8,
     row_sharding: jax.sharding.Sharding | None = None,
 ) -> learner_lib.Learner:
@@ -56,7 +57,8 @@ def make_learner(
     load: see above.
   """
   updates.check_options(
-      num_epochs, num_minibatches, micro_batch_size, importance_cap)
+      num_epochs, num_minibatches, micro_batch_size, importance_cap,
+      entropy_bonus)
 
   @jax.jit
   def plan(state, batch):
@@ -72,7 +74,8 @@ def make_learner(
 
   add = jax.jit(updates.micro_batch_adder(
       log_prob_fn, clip_low=clip_low, clip_high=clip_high,
-      importance_cap=importance_cap, row_sharding=row_sharding),
+      importance_cap=importance_cap, entropy_bonus=entropy_bonus,
+      row_sharding=row_sharding),
       donate_argnames='totals')
 
   @functools.partial(jax.jit, donate_argnums=0)

@@ -35,15 +35,17 @@ class Progress(NamedTuple):
 
 def check_options(
     num_epochs: int, num_minibatches: int, micro_batch_size: int,
-    importance_cap: float) -> None:
+    importance_cap: float, entropy_bonus: float) -> None:
   """Raises ValueError if a count is less than 1, or the cap is negative."""
   for name, value in dict(
       num_epochs=num_epochs, num_minibatches=num_minibatches,
       micro_batch_size=micro_batch_size).items():
     if value < 1:
       raise ValueError(f'expected {name} >= 1, got {value}')
-  if importance_cap < 0:
-    raise ValueError(f'expected importance_cap >= 0, got {importance_cap}')
+  for name, weight in dict(
+      importance_cap=importance_cap, entropy_bonus=entropy_bonus).items():
+    if weight < 0:
+      raise ValueError(f'expected {name} >= 0, got {weight}')
 
 
 def init(
@@ -87,6 +89,7 @@ def micro_batch_adder(
     clip_low: float,
     clip_high: float,
     importance_cap: float,
+    entropy_bonus: float,
     row_sharding: jax.sharding.Sharding | None,
 ) -> Callable[..., Totals]:
   """`(params, old_params, rows, normaliser, totals) -> totals`.
@@ -95,7 +98,7 @@ def micro_batch_adder(
   """
   loss_fn = functools.partial(
       _micro_batch_loss, log_prob_fn, clip_low=clip_low, clip_high=clip_high,
-      importance_cap=importance_cap)
+      importance_cap=importance_cap, entropy_bonus=entropy_bonus)
   return functools.partial(
       _add_micro_batch, loss_fn, row_sharding=row_sharding)
 
@@ -110,6 +113,7 @@ def _micro_batch_loss(
     clip_low: float,
     clip_high: float,
     importance_cap: float,
+    entropy_bonus: float,
 ) -> tuple[chex.Array, dict[str, chex.Array]]:
   """-J of a micro-batch, and sums over its tokens for the metrics.
 
@@ -122,6 +126,7 @@ def _micro_batch_loss(
     clip_low: the ratio is clipped at 1 - clip_low.
     clip_high: the ratio is clipped at 1 + clip_high.
     importance_cap: see `losses.clipped_surrogate_loss`.
+    entropy_bonus: what a nat of entropy is worth.
   """
   def score(params):
     return jax.vmap(
@@ -138,8 +143,10 @@ def _micro_batch_loss(
       importance_cap=importance_cap, old_log_probs=old_log_probs, **clip)
   sums = losses.surrogate_statistics(
       jax.lax.stop_gradient(log_probs), old_log_probs, rows.advantages, **clip)
-  sums['entropy'] = jnp.sum(jnp.where(where, entropy, 0))
-  return loss, sums | {'loss': loss}
+  sums |= {'loss': loss, 'entropy': jnp.sum(jnp.where(where, entropy, 0))}
+  if entropy_bonus:
+    loss -= entropy_bonus * sums['entropy'] / normaliser
+  return loss, sums
 
 
 def _add_micro_batch(

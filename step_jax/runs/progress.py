@@ -73,6 +73,8 @@ class RunProgress:
         f'replaced {100 * row["replaced_fraction"]:2.0f} %  '
         f'step samples {row["step_samples"]} '
         f'({row["augmented_steps"]} augmented)  '
+        f'entropy {row["entropy"]:.2f}  '
+        f'alike {100 * row["tasks_without_spread"]:.0f} %  '
         f'failures {row["environment_failures"]}  '
         f'rollout {row["rollout_seconds"]:.0f} s  '
         f'update {row["update_seconds"]:.0f} s')

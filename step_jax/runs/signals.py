@@ -1,0 +1,62 @@
+"""Signals that a policy has stopped to explore, and the sentence for it.
+
+A success teaches nothing where all copies of a task end alike; a policy that
+has become deterministic on tasks it does not solve stays where it is.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from step_jax.algorithm import types
+from step_jax.rollout import redrawing
+
+_LITTLE_ENTROPY = 0.05  # nats a token [choice]
+
+
+def of_round(
+    trajectory: types.Trajectory, batch: types.RoundBatch) -> dict[str, float]:
+  """The signals of a round, shares in [0, 1]; 0 where there is nothing.
+
+  Args:
+    trajectory: the round, numpy arrays.
+    batch: what is learned from it.
+
+  Returns:
+    `tasks_without_spread`: of the tasks with two valid trajectories or more,
+    those whose trajectories all end alike; `groups_without_spread`: of the
+    step-level groups, those in which all candidates agree.
+  """
+  ids, counts = np.unique(
+      trajectory.task_ids[trajectory.valid], return_counts=True)
+  several = set(ids[counts > 1].tolist())
+  spread = redrawing.tasks_with_spread(trajectory)
+  signals = {
+      'tasks_without_spread': len(several - spread) / max(len(several), 1),
+      'groups_without_spread': 0.0}
+  if batch.groups is not None:
+    mask, advantages = jax.device_get(
+        (batch.groups.mask, batch.groups.advantages))
+    groups = mask.any(axis=1)
+    flat = groups & (advantages == 0).all(axis=1)
+    signals['groups_without_spread'] = float(
+        flat.sum() / max(groups.sum(), 1))
+  return signals
+
+
+def sentence(row: dict[str, Any], success_rate: np.ndarray) -> str:
+  """What to tell of a round in which nothing was tried; '' if nothing.
+
+  Args:
+    row: the round's metrics.
+    success_rate: `[N]` s_hat after it.
+  """
+  unsolved = int((success_rate < 0.6).sum())
+  if not unsolved or row['tasks_without_spread'] < 1 or (
+      row['step_samples'] and row['entropy'] > _LITTLE_ENTROPY):
+    return ''
+  return (f'round {row["round"]}: the policy has become deterministic, all '
+          f'copies of each task end alike, while {unsolved} of '
+          f'{len(success_rate)} tasks are unsolved; a higher temperature, a '
+          'lower learning rate or optimizer.entropy_bonus may keep it trying')
