@@ -1,6 +1,6 @@
 """Puts small faults into the code, one at a time: do the tests notice?
 
-  python tests/mutants.py [--only=TEXT] [--jobs=2] [--limit=600]
+  python tests/mutants.py [--only=TEXT] [--jobs=2] [--limit=300]
 
 Every fault of `mutant_list` is put into a copy of this tree, where the tests
 that should notice it run until the first failure. What survives is a fault that
@@ -31,7 +31,7 @@ from tests import mutant_list  # noqa: E402
 
 _CACHE = pathlib.Path('.pytest_cache', 'compilations')  # see conftest
 _NOT_COPIED = shutil.ignore_patterns('.git', '.*_cache', '__pycache__', 'runs')
-_SECONDS = 600.0
+_SECONDS = 300.0
 # pytest's exit codes: 1 and 2 are of a failure, also while it collects.
 _NOTICED = (1, 2)
 
