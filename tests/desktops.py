@@ -2,17 +2,21 @@
 
 import contextlib
 import importlib.util
+import json
 import pathlib
 import re
 import subprocess
 
+import coverage
 import httpx
 import pytest
 
 from step_jax.envs import osworld
 from step_jax.envs.osworld.desktop import processes
+from tests import desktop_coverage
 
 PROGRAM = pathlib.Path(osworld.__file__).parent / 'desktop' / '__main__.py'
+_START = pathlib.Path.cwd()   # A test may go elsewhere.
 
 
 def get_packages():
@@ -21,9 +25,18 @@ def get_packages():
       importlib.util.find_spec('pyautogui').origin).parents[1])
 
 
+def _make_counter():
+  """The program before the desktop's, if this session counts its lines."""
+  counter = coverage.Coverage.current()
+  return [] if counter is None else [desktop_coverage.__file__, json.dumps({
+      'coverage': str(pathlib.Path(coverage.__file__).parent),
+      'data': str(_START / counter.get_option('run:data_file')),
+      'branch': bool(counter.get_option('run:branch'))})]
+
+
 def make_command(*options):
-  return ['/usr/bin/python3', str(PROGRAM), '--packages', get_packages(),
-          '--port=0', *options]
+  return ['/usr/bin/python3', *_make_counter(), str(PROGRAM), '--packages',
+          get_packages(), '--port=0', *options]
 
 
 class Desktop:

@@ -54,6 +54,14 @@ class CountEnv(gymnasium.Env):
     return {'expert_action': np.array([right_action(self._state)])}
 
 
+class TruncatedEnv(CountEnv):
+  """A `CountEnv` whose episodes are cut short after a step."""
+
+  def step(self, action):
+    observation, reward, terminated, _, info = super().step(action)
+    return observation, reward, terminated, not terminated, info
+
+
 class FaultyEnv(CountEnv):
   """A `CountEnv` that misbehaves in the first attempts at some tasks.
 

@@ -49,6 +49,17 @@ def test_golden():
   np.testing.assert_array_equal(masking.masked_mean(x, where), 2.0)
 
 
+def test_groups_golden():
+  # Group 0 has 1 + 3; group 1 has 2 + 2, its 100 being masked; 2 is empty.
+  groups = dict(
+      group_ids=np.array([0, 0, 1, 1, 1, 9]), num_groups=3,
+      where=np.array([1, 1, 1, 1, 0, 0], bool))
+  x = np.array([1., 3., 2., 2., 100., np.nan], np.float32)
+  np.testing.assert_array_equal(masking.group_sum(x, **groups), [4, 4, 0])
+  np.testing.assert_array_equal(
+      masking.group_spread(x, **groups), [True, False, False])
+
+
 @REDUCTIONS
 @AXES
 def test_oracle_eager_and_jit(reduce, axis):

@@ -44,6 +44,16 @@ def test_the_curve_shows_evaluations(tmp_path):
   np.testing.assert_array_equal(_pixels(without[1]), _pixels(given[1]))
 
 
+def test_evaluations_stand_behind_the_rounds_that_led_to_them():
+  rows = _rows(4)
+  rows[1]['eval_success_rate'], rows[3]['eval_success_rate'] = .5, .75
+  figure = report._learning_curve(rows, '', .25)
+  sampled, evaluated = figure.axes[0].lines
+  np.testing.assert_allclose(sampled.get_xdata(), [.5, 1.5, 2.5, 3.5])
+  np.testing.assert_allclose(evaluated.get_xdata(), [0, 2, 4])
+  np.testing.assert_allclose(evaluated.get_ydata(), [25, 50, 75])
+
+
 def test_the_slots_show_where_the_effort_went(tmp_path):
   even = report.write_report(
       tmp_path / 'a', _rows(3, slots_per_task=[2, 2, 2]), _TASKS)

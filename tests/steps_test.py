@@ -274,6 +274,7 @@ def test_flatten_oracle(per_step, kept):
       assert batch.mask[row, 0] == valid
       assert batch.advantages[row, 0] == (advantages[b, t] if valid else 0)
       if not valid:
+        assert not batch.token_mask[row].any()
         continue
       assert batch.observations['where'][row] == 100 * b + 10 * t
       np.testing.assert_array_equal(
@@ -323,6 +324,20 @@ def test_flatten_eager_jit_and_vmap_agree():
       jax.tree.map(lambda *x: np.stack(x), *trajectories))
   chex.assert_trees_all_equal(
       stacked, jax.tree.map(lambda *x: jnp.stack(x), *plain))
+
+
+def test_flatten_keeps_no_lost_trajectory_whoever_asks():
+  # Trajectories 0 and 2 of the five are lost; 2, 3 and 4 are asked for.
+  trajectory = dataclasses.replace(
+      _trajectory(), valid=np.array([0, 1, 0, 1, 1], bool))
+  for where, kept in ((None, [1, 3, 4]),
+                      (np.array([0, 0, 1, 1, 1], bool), [3, 4])):
+    batch = _jit_flatten(trajectory, _ADVANTAGES, where)
+    mask = np.asarray(batch.mask).reshape(ROWS, TIME)
+    np.testing.assert_array_equal(np.flatnonzero(mask.any(axis=1)), kept)
+    np.testing.assert_array_equal(
+        np.asarray(batch.advantages).reshape(ROWS, TIME),
+        np.where(mask, _ADVANTAGES[:, None], 0))
 
 
 def test_flatten_follows_the_order_of_the_slots():

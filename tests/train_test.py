@@ -443,6 +443,29 @@ def _spy_on_rounds(monkeypatch, change=None):
   return rounds
 
 
+def test_a_round_has_keys_of_its_own_and_groups_of_half_a_group(
+    tmp_path, monkeypatch):
+  """K = G / 2 = 4 responses; keys are of (seed, round)."""
+  keys, batches = [], []
+  assign = rounds_lib._assign
+
+  def spy(setup, state, trajectory, key):
+    keys.append(key)
+    batch, *rest = assign(setup, state, trajectory, key)
+    batches.append(batch)
+    return batch, *rest
+
+  monkeypatch.setattr(rounds_lib, '_assign', spy)
+  train.train(_config(num_rounds=2, seed=3), tmp_path)
+  for index, (key, batch) in enumerate(zip(keys, batches, strict=True)):
+    _, expected = jax.random.split(
+        jax.random.fold_in(jax.random.key(3), index))
+    np.testing.assert_array_equal(
+        jax.random.key_data(key), jax.random.key_data(expected))
+    assert batch.groups.mask.shape == (_NUM_SLOTS * 4, 4)
+  assert any(np.asarray(batch.groups.mask).any() for batch in batches)
+
+
 def _same(a, b):
   return all(x.tobytes() == y.tobytes() for x, y in zip(
       jax.tree.leaves(a), jax.tree.leaves(b), strict=True))

