@@ -21,7 +21,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from absl import app
 from absl import flags
 import jax
-import jax.numpy as jnp
 from ml_collections import config_flags
 import numpy as np
 
@@ -84,9 +83,7 @@ def _round_seconds(setup, params, collect):
   chosen = {name: setup._replace(method=methods.METHODS[name])
             for name in _METHODS.value}
   states = {
-      name: rounds.RunState(
-          setup.learner.init(params), jnp.zeros(len(setup.world.tasks)))
-      for name in chosen}
+      name: rounds.start(its, params) for name, its in chosen.items()}
   rows = {name: [] for name in chosen}
   for round_index in range(_ROUNDS.value + 1):
     for name, its in chosen.items():

@@ -17,6 +17,9 @@ def base_config() -> ml_collections.ConfigDict:
   config.num_base_tasks = 16  # Q, base tasks a round
   config.group_size = 16  # G, trajectory slots a base task gives
   config.method = 'step'  # a name of step_jax.METHODS
+  # A name of step_jax.samplers: 'uniform', 'sr_traj', 'frontier', 'knapsack',
+  # 'plr' or 'spo'; empty is the method's own.
+  config.sampler = ''
   config.smoothing = 'adaptive'  # of s_hat: 'adaptive', or 'ema' [choice]
   config.ema_decay = 0.5  # d, for smoothing='ema' [choice]
   config.threshold = 0.6  # s_0, tasks below it are in the cache

@@ -11,6 +11,8 @@ import ml_collections
 
 from step_jax.algorithm import methods
 
+SAMPLERS = ('uniform', 'sr_traj', 'frontier', 'knapsack', 'plr', 'spo')
+
 # A resumed run may change these: they do not touch what is learned.
 FREE_FIELDS = (
     'num_rounds', 'checkpoint_every', 'eval_every', 'eval_episodes',
@@ -58,6 +60,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
 
   expect('method', config.method in methods.METHODS,
          f'one of {", ".join(methods.METHODS)}')
+  expect('sampler', config.sampler in ('', *SAMPLERS),
+         f'empty or one of {", ".join(SAMPLERS)}')
+  expect('sampler', not methods.METHODS[config.method].redraw
+         or config.sampler in ('', 'uniform'),
+         f'empty or uniform with method {config.method}')
   expect('smoothing', config.smoothing in ('adaptive', 'ema'),
          "'adaptive' or 'ema'")
   expect('group_weight', config.group_weight in ('sum', 'sample'),

@@ -11,6 +11,7 @@ import time
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import checks
@@ -18,6 +19,7 @@ from experiments import collectors
 from experiments import policies
 from experiments import setups
 from step_jax.algorithm import credit
+from step_jax.algorithm import samplers
 from step_jax.algorithm import types
 from step_jax.learning import streaming
 from step_jax.policies import base
@@ -31,6 +33,14 @@ class RunState(NamedTuple):
   """What a checkpoint holds, but for the number of completed rounds."""
   learner: types.LearnerState
   success_rate: jax.Array  # [N] s_hat
+  sampler: Any  # the sampler's state
+
+
+def start(setup: setups.Setup, params: Any) -> RunState:
+  """The state before the first round; `params` are copied."""
+  num_tasks = len(setup.world.tasks)
+  return RunState(setup.learner.init(params), jnp.zeros(num_tasks),
+                  setup.sampler.init(num_tasks))
 
 
 def play_round(
@@ -59,6 +69,9 @@ def play_round(
   collected = time.monotonic()
   batch, success_rate, augmented = _assign(
       setup, state, trajectory, rollout_key)
+  sampler_state = _update_sampler(
+      setup.sampler, state.sampler, trajectory.task_ids, trajectory.returns,
+      trajectory.valid)
   seen = signals.of_round(trajectory, batch)
   new_learner, results = setup.learner.update(state.learner, batch)
   results = jax.device_get(results)
@@ -66,7 +79,7 @@ def play_round(
     print(f'The update of round {round_index} was refused: a gradient is not '
           'finite; parameters and optimiser state are kept.', file=sys.stderr)
   now = time.monotonic()
-  return RunState(new_learner, success_rate), {
+  return RunState(new_learner, success_rate, sampler_state), {
       'round': round_index,
       'seconds': now - started,
       'rollout_seconds': collected - started,
@@ -96,7 +109,7 @@ def _collect_round(
     rollout_key: jax.Array,
     collect: collectors.Collector,
 ) -> collect_lib.Collection:
-  """The round's Q*G trajectories, of the tasks that the method proposes."""
+  """The round's Q*G trajectories, of the tasks that the sampler proposes."""
   config, method = setup.config, setup.method
 
   def play(key, task_ids):
@@ -116,10 +129,19 @@ def _collect_round(
     return redrawing.collect(
         rollout_key, base_ids, later_ids, play,
         group_size=config.group_size, num_tasks=num_tasks)
-  return play(rollout_key, np.asarray(credit.propose_tasks(
-      task_key, base_ids, state.success_rate, method=method,
-      group_size=config.group_size, threshold=config.threshold,
-      sharpness=config.sharpness)))
+  return play(rollout_key, np.asarray(_propose(
+      setup.sampler, task_key, base_ids, state.sampler,
+      group_size=config.group_size)))
+
+
+@functools.partial(jax.jit, static_argnames=('sampler', 'group_size'))
+def _propose(sampler, rng_key, base_ids, state, *, group_size):
+  return sampler.propose(rng_key, base_ids, state, group_size=group_size)
+
+
+@functools.partial(jax.jit, static_argnames='sampler')
+def _update_sampler(sampler, state, task_ids, returns, where):
+  return sampler.update(state, task_ids, returns, where=where)
 
 
 def _assign(
@@ -132,6 +154,9 @@ def _assign(
       trajectory, state.success_rate, method=method,
       group_size=config.group_size, low_threshold=config.low_threshold,
       ema_decay=config.ema_decay if config.smoothing == 'ema' else None,
+      by_task=setup.sampler_name != 'uniform',
+      values=samplers.tracked_values(state.sampler)
+      if setup.sampler_name == 'spo' else None,
       state_fn=setup.codec.state)
   if not method.augment:
     return credit.without_groups(

@@ -5,7 +5,7 @@ The policy with its codec, the method, and the learner with its optimiser.
 
 from collections.abc import Callable
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 import optax
@@ -13,6 +13,8 @@ import optax
 from experiments import policies
 from experiments import worlds
 from step_jax.algorithm import methods
+from step_jax.algorithm import samplers
+from step_jax.algorithm import success_rate
 from step_jax.learning import learner as learner_lib
 from step_jax.learning import streaming
 from step_jax.policies import base
@@ -27,6 +29,16 @@ class Setup(NamedTuple):
   codec: base.Codec
   learner: learner_lib.Learner
 
+  @property
+  def sampler_name(self) -> str:
+    """The config's, or the method's own."""
+    return self.config.sampler or self.method.sampler
+
+  @property
+  def sampler(self) -> samplers.Sampler:
+    """Which tasks fill the slots."""
+    return make_sampler(self.config, self.sampler_name)
+
 
 def make_setup(
     config: ml_collections.ConfigDict, world: worlds.World) -> Setup:
@@ -34,6 +46,36 @@ def make_setup(
   policy, codec = policies.make_policy(config, world)
   return Setup(config, world, methods.METHODS[config.method], policy, codec,
                make_learner(config, policy))
+
+
+@functools.cache
+def _make_sampler(name: str, **options: Any) -> samplers.Sampler:
+  """The same functions for the same options, so that jit knows them again."""
+  return getattr(samplers, name)(**options)
+
+
+def make_sampler(
+    config: ml_collections.ConfigDict, name: str) -> samplers.Sampler:
+  """Builds a sampler; but for SR-Traj's, its numbers are its paper's.
+
+  Args:
+    config: of the run.
+    name: one of `checks.SAMPLERS`.
+  """
+  if name != 'sr_traj':
+    return _make_sampler(name)
+  if config.smoothing == 'ema':
+    rule = _rule(success_rate.ema_success_rate, 'decay', config.ema_decay)
+  else:
+    rule = _rule(
+        success_rate.update_success_rate, 'group_size', config.group_size)
+  return _make_sampler(name, threshold=config.threshold,
+                       sharpness=config.sharpness, smoothing=rule)
+
+
+@functools.cache
+def _rule(function: Callable[..., Any], name: str, value: Any) -> Any:
+  return functools.partial(function, **{name: value})
 
 
 def make_learner(

@@ -12,7 +12,6 @@ import sys
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -131,8 +130,7 @@ def _restore(
     setup: setups.Setup, checkpoints: checkpoint.Checkpoints, params: Any
 ) -> tuple[int, rounds.RunState] | None:
   """The newest checkpoint, of the shapes and placement of `params`."""
-  template = rounds.RunState(
-      setup.learner.init(params), jnp.zeros(len(setup.world.tasks)))
+  template = rounds.start(setup, params)
   try:
     return checkpoints.restore(template)
   except ValueError as error:
@@ -150,8 +148,7 @@ def _start(
     params = warm_start.warm_start(
         setup.config, setup.world, setup.policy, params,
         functools.partial(collect, name='warm start'), progress.say)
-  return rounds.RunState(
-      setup.learner.init(params), jnp.zeros(len(setup.world.tasks)))
+  return rounds.start(setup, params)
 
 
 def _run_rounds(

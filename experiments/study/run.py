@@ -39,13 +39,10 @@ _MASTERED = 0.8
 
 def train_once(run: plan.Run, workdir: pathlib.Path) -> None:
   """Trains and evaluates one run, and writes its numbers."""
-  import jax.numpy as jnp
-
   from experiments import rounds
 
   setup, params, collect = _setup(run, workdir)
-  state = rounds.RunState(
-      setup.learner.init(params), jnp.zeros(len(setup.world.tasks)))
+  state = rounds.start(setup, params)
   evaluations, rows = [], []
   eval_every = plan.NUM_ROUNDS if run.part == 'sweep' else plan.EVAL_EVERY
   for round_index in range(plan.NUM_ROUNDS + 1):

@@ -55,7 +55,7 @@ def propose_tasks(
 
 @functools.partial(
     jax.jit, static_argnames=('method', 'group_size', 'low_threshold',
-                              'ema_decay', 'state_fn'))
+                              'ema_decay', 'by_task', 'state_fn'))
 def assign_credit(
     trajectory: types.Trajectory,
     success_rate: chex.Array,
@@ -64,6 +64,8 @@ def assign_credit(
     group_size: int,
     low_threshold: float = 0.2,
     ema_decay: float | None = None,
+    by_task: bool = False,
+    values: chex.Array | None = None,
     state_fn: Callable[[Any], Any] | None = None,
 ) -> tuple[types.StepBatch, chex.Array, chex.Array]:
   """Turns a round of trajectories into step samples with advantages.
@@ -75,6 +77,9 @@ def assign_credit(
     group_size: G.
     low_threshold: s_low; steps of tasks at or below it are to be augmented.
     ema_decay: None for the adaptive rule, else d of the fixed-decay one.
+    by_task: whether all trajectories of a task are one group, of any size, as
+      a sampler that resamples gives them; else the G slots of a base task are.
+    values: `[N]` the baseline of `spo`; by default s_hat before the round.
     state_fn: a codec's `state`, which `gigpo` needs.
 
   Returns:
@@ -84,23 +89,33 @@ def assign_credit(
 
   Raises:
     ValueError: if the method augments and `group_size` is odd or less than 4,
-      or if it is `gigpo` and `state_fn` is missing.
+      if it is `gigpo` and `state_fn` is missing, or if B is no multiple of G
+      and groups are of slots.
   """
   if method.augment and (group_size % 2 or group_size < 4):
     raise ValueError(
         'expected an even group_size of at least 4 with augmentation, got '
         f'{group_size}')
+  num_slots, num_tasks = len(trajectory.task_ids), success_rate.shape[0]
+  by_task |= method.redraw
+  if not by_task and num_slots % group_size:
+    raise ValueError(f'expected a multiple of {group_size} trajectories, got '
+                     f'{num_slots}')
+  values = success_rate if values is None else values
   collected, succeeded = success_rate_lib.count_outcomes(
       trajectory.task_ids, trajectory.successes,
-      num_tasks=success_rate.shape[0], where=trajectory.valid)
+      num_tasks=num_tasks, where=trajectory.valid)
   if ema_decay is None:
     success_rate = success_rate_lib.update_success_rate(
         success_rate, collected, succeeded, group_size=group_size)
   else:
     success_rate = success_rate_lib.ema_success_rate(
         success_rate, collected, succeeded, decay=ema_decay)
-  advantages = method.advantages(
-      trajectory, success_rate, group_size, state_fn)
+  group_ids = trajectory.task_ids if by_task else (
+      jnp.arange(num_slots) // group_size)
+  advantages = method.advantages(methods.Outcome(
+      trajectory, success_rate, values, group_ids,
+      num_tasks if by_task else num_slots // group_size, state_fn))
   if method.trajectory_mean:
     advantages = advantages * _length_weights(trajectory, advantages)
 

@@ -5,48 +5,61 @@ are resampled, steps augmented, tasks redrawn, losses averaged by trajectory.
 """
 
 import functools
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import chex
-import jax.numpy as jnp
 
 from step_jax.algorithm import advantages as advantages_lib
 from step_jax.algorithm import steps
+from step_jax.algorithm import types
 
 
-def _success_weighted(trajectory, success_rate, group_size, state_fn):
-  del group_size, state_fn
-  return advantages_lib.success_weighted_advantages(
-      trajectory.returns, trajectory.task_ids, success_rate,
-      where=trajectory.valid)
+class Outcome(NamedTuple):
+  """What an advantage is made of."""
+  trajectory: types.Trajectory
+  success_rate: chex.Array  # [N] s_hat after the round
+  values: chex.Array  # [N] what each task was expected to return, before it
+  group_ids: chex.Array  # [B] int, copies of one task
+  num_groups: int
+  state_fn: Callable[[Any], Any] | None  # a codec's `state`
 
 
-def _over_groups(function, trajectory, success_rate, group_size, state_fn):
-  del success_rate, state_fn
-  num_slots = trajectory.returns.shape[0]
+def _by_task(function, outcome, rates):
   return function(
-      trajectory.returns, jnp.arange(num_slots) // group_size,
-      num_groups=num_slots // group_size, where=trajectory.valid)
+      outcome.trajectory.returns, outcome.trajectory.task_ids, rates,
+      where=outcome.trajectory.valid)
 
 
-def _task_relative(trajectory, success_rate, group_size, state_fn):
-  """All copies of a task start alike, so they are one group of any size."""
-  del group_size, state_fn
-  return advantages_lib.group_relative_advantages(
-      trajectory.returns, trajectory.task_ids,
-      num_groups=success_rate.shape[0], where=trajectory.valid)
+def _success_weighted(outcome):
+  return _by_task(advantages_lib.success_weighted_advantages, outcome,
+                  outcome.success_rate)
 
 
-def _group_in_group(trajectory, success_rate, group_size, state_fn):
-  del success_rate
-  if state_fn is None:
+def _signed(outcome):
+  return _by_task(advantages_lib.success_rate_advantages, outcome,
+                  outcome.success_rate)
+
+
+def _batch_normalised(outcome):
+  return _by_task(advantages_lib.batch_normalised_advantages, outcome,
+                  outcome.values)
+
+
+def _over_groups(function, outcome):
+  return function(
+      outcome.trajectory.returns, outcome.group_ids,
+      num_groups=outcome.num_groups, where=outcome.trajectory.valid)
+
+
+def _group_in_group(outcome):
+  if outcome.state_fn is None:
     raise ValueError('expected state_fn with method gigpo, got None')
-  num_slots = trajectory.returns.shape[0]
+  trajectory = outcome.trajectory
   mask = trajectory.step_mask & trajectory.valid[:, None]
   return advantages_lib.gigpo_advantages(
-      trajectory.returns, jnp.arange(num_slots) // group_size,
-      steps.state_ids(state_fn(trajectory.observations), mask),
-      num_groups=num_slots // group_size, step_mask=mask)
+      trajectory.returns, outcome.group_ids,
+      steps.state_ids(outcome.state_fn(trajectory.observations), mask),
+      num_groups=outcome.num_groups, step_mask=mask)
 
 
 _group_relative = functools.partial(
@@ -57,11 +70,16 @@ _leave_one_out = functools.partial(
 
 class Method(NamedTuple):
   """What distinguishes the methods; everything else is shared."""
-  advantages: Callable[..., chex.Array]  # [B], or [B, T] by step
-  resample: bool = False  # SR-Traj
+  advantages: Callable[[Outcome], chex.Array]  # [B], or [B, T] by step
+  sampler: str = 'uniform'  # its own; any other can be taken instead
   augment: bool = False  # SL-GRPO
   redraw: bool = False  # tasks without spread give up slots amid the round
   trajectory_mean: bool = False  # token losses averaged within a trajectory
+
+  @property
+  def resample(self) -> bool:
+    """Whether its sampler is SR-Traj."""
+    return self.sampler == 'sr_traj'
 
 
 METHODS = {
@@ -69,9 +87,13 @@ METHODS = {
     'step_grpo': Method(_group_relative),
     'rloo': Method(_leave_one_out),
     'gigpo': Method(_group_in_group),
-    'dapo': Method(_task_relative, redraw=True),
-    'step': Method(_success_weighted, resample=True, augment=True),
+    'dapo': Method(_group_relative, redraw=True),
+    'step': Method(_success_weighted, 'sr_traj', augment=True),
     'step_no_resampling': Method(_success_weighted, augment=True),
-    'step_no_augmentation': Method(_success_weighted, resample=True),
+    'step_no_augmentation': Method(_success_weighted, 'sr_traj'),
     'step_advantage_only': Method(_success_weighted),
+    # Not the paper's: its advantage with the negative half, and a relative.
+    'step_signed': Method(_signed, 'sr_traj'),
+    'step_signed_augmented': Method(_signed, 'sr_traj', augment=True),
+    'spo': Method(_batch_normalised, 'spo'),
 }
