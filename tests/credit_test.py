@@ -19,9 +19,11 @@ from tests import examples
 from tests import reference
 
 NAMES = ('trajectory_grpo', 'step_grpo', 'rloo', 'gigpo', 'dapo', 'step',
-         'step_no_resampling', 'step_no_augmentation', 'step_advantage_only')
-RESAMPLE = ('step', 'step_no_augmentation')
-AUGMENT = ('step', 'step_no_resampling')
+         'step_no_resampling', 'step_no_augmentation', 'step_advantage_only',
+         'step_signed', 'step_signed_augmented', 'spo')
+RESAMPLE = ('step', 'step_no_augmentation', 'step_signed',
+            'step_signed_augmented')
+AUGMENT = ('step', 'step_no_resampling', 'step_signed_augmented')
 TASKS, BASE, GROUP, STEPS = 5, 4, 6, 4
 SLOTS = BASE * GROUP
 RATES = np.array([0.0, 0.1, 0.45, 0.6, 1.0], np.float32)
@@ -59,7 +61,16 @@ def _slow(trajectory, success_rate, name, low_threshold=0.2, ema_decay=None):
   else:
     rates = reference.ema_rate(success_rate, *counts, ema_decay)
   slots = np.arange(SLOTS) // GROUP
-  if name.startswith('step') and name != 'step_grpo':
+  if 'signed' in name:
+    advantages = np.array([
+        trajectory.valid[b] * (trajectory.returns[b] - rates[task])
+        for b, task in enumerate(trajectory.task_ids)])
+  elif name == 'spo':
+    surprise = trajectory.returns - success_rate[trajectory.task_ids]
+    known = surprise[trajectory.valid].astype(float)
+    advantages = trajectory.valid * (
+        surprise - known.mean()) / known.std(ddof=1)
+  elif name.startswith('step') and name != 'step_grpo':
     advantages = reference.success_weighted(
         trajectory.returns, trajectory.task_ids, rates, trajectory.valid)
   elif name == 'rloo':
@@ -72,7 +83,7 @@ def _slow(trajectory, success_rate, name, low_threshold=0.2, ema_decay=None):
     advantages = reference.group_relative(
         trajectory.returns, slots, BASE, trajectory.valid)
   low = np.array([
-      name in AUGMENT and advantages[b] != 0
+      name in AUGMENT and advantages[b] > 0
       and rates[trajectory.task_ids[b]] <= low_threshold + 1e-9
       for b in range(SLOTS)])
   return advantages, low, rates
@@ -87,6 +98,9 @@ def test_the_methods():
     assert method.resample == (name in RESAMPLE), name
     assert method.augment == (name in AUGMENT), name
     assert method.redraw == (name == 'dapo'), name
+    assert method.sampler == (
+        'sr_traj' if name in RESAMPLE else
+        'spo' if name == 'spo' else 'uniform'), name
     assert method.trajectory_mean == (name == 'trajectory_grpo'), name
 
 
@@ -205,6 +219,56 @@ def test_dapo_golden():
       [0, 0, h, -h, 1.5, -0.5, -0.5, -0.5], rtol=1e-6)
   assert not singles.mask.reshape(8, STEPS)[:2].any()
   np.testing.assert_allclose(rates, [0, 0.25, 0.25])
+
+
+@pytest.mark.parametrize('name, expected', [
+    # Task 1 won 1 of 4, task 3 both, task 0 none of its 2: the mean is taken
+    # off and what is left divided by the population's deviation, sqrt(3) / 4.
+    ('step_grpo', {0: [0, 0], 1: [3**.5, -3**-.5, -3**-.5, -3**-.5],
+                   3: [0, 0]}),
+    # The mean of the others: 0 for the one that won, 1/3 for those that lost.
+    ('rloo', {0: [0, 0], 1: [1, -1 / 3, -1 / 3, -1 / 3], 3: [0, 0]}),
+])
+def test_groups_of_unequal_size_are_those_of_tasks(name, expected):
+  task_ids = np.array([1, 0, 3, 1, 1, 0, 1, 3])
+  wins = np.array([1, 0, 1, 0, 0, 0, 0, 1], bool)
+  singles, _, _ = _assign(
+      _with_outcomes(task_ids, wins), name=name, group_size=4, by_task=True)
+  found = singles.advantages.reshape(8, STEPS)[:, 0]
+  for task, values in expected.items():
+    np.testing.assert_allclose(
+        found[task_ids == task], values, rtol=1e-6, atol=1e-7)
+
+
+def test_slots_that_are_no_whole_groups_are_refused():
+  trajectory = _with_outcomes(np.zeros(7, int), np.ones(7, bool))
+  with pytest.raises(ValueError, match='multiple of 4 trajectories, got 7'):
+    _assign(trajectory, name='step_grpo', group_size=4)
+  _assign(trajectory, name='step_grpo', group_size=4, by_task=True)
+
+
+def test_signed_golden():
+  # s_hat of task 2 becomes 2/4, so a success is worth 1/2 and a failure -1/2.
+  wins = np.array([1, 1, 0, 0], bool)
+  singles, low, rates = _assign(
+      _with_outcomes(np.full(4, 2), wins), name='step_signed_augmented',
+      group_size=4, low_threshold=.6)
+  assert rates[2] == .5
+  np.testing.assert_array_equal(
+      singles.advantages.reshape(4, STEPS)[:, 0], [.5, .5, -.5, -.5])
+  # Groups stand at steps that succeeded, none at a failed one.
+  assert not low.reshape(4, STEPS)[2:].any() and low.any()
+
+
+def test_spo_takes_the_values_that_it_is_given():
+  task_ids, wins = np.array([0, 0, 1, 1]), np.array([1, 0, 1, 1], bool)
+  singles, _, _ = _assign(
+      _with_outcomes(task_ids, wins), name='spo', group_size=4, by_task=True,
+      values=np.array([.5, .75, 0, 0, 0], np.float32))
+  # R - v = 1/2, -1/2, 1/4, 1/4: mean 1/8, deviation sqrt(.5625 / 3).
+  np.testing.assert_allclose(
+      singles.advantages.reshape(4, STEPS)[:, 0],
+      (np.array([.5, -.5, .25, .25]) - .125) / (.5625 / 3)**.5, rtol=1e-6)
 
 
 def test_gigpo_drops_the_steps_that_carry_no_signal():
@@ -536,6 +600,21 @@ def test_advantages_of_groups():
   np.testing.assert_allclose(
       groups.advantages, expected, rtol=1e-5, atol=1e-6)
   assert (expected[low] > 0).any() and (expected[low] < 0).any()
+
+
+def test_a_group_can_weigh_what_its_sample_weighed():
+  singles, low = _singles(), _low(1, 6)
+  drawn = tuple(np.repeat(x, 3, axis=1) for x in (
+      singles.actions, singles.log_probs, singles.token_mask))
+  agree = np.tile([True, False, True], (len(low), 1))
+  by_sum, by_sample = (
+      credit.with_groups(singles, low, drawn, agree, group_weight=weight)
+      for weight in ('sum', 'sample'))
+  assert np.abs(by_sum.groups.advantages).max() > 0
+  np.testing.assert_allclose(
+      by_sample.groups.advantages, by_sum.groups.advantages / 3, rtol=1e-6)
+  with pytest.raises(ValueError, match="'sum' or 'sample', got 'mean'"):
+    credit.with_groups(singles, low, drawn, agree, group_weight='mean')
 
 
 def test_a_low_row_does_not_depend_on_the_others():

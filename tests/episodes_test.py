@@ -86,3 +86,15 @@ def test_evaluation_seeds_are_disjoint_from_training_seeds():
   assert min(training) >= 0
   assert max(training) < episodes.FIRST_EVAL_SEED <= min(evaluation)
   assert max(evaluation) < 2**31  # what environments take
+
+
+def test_a_fixed_task_is_one_instance_of_its_name():
+  names = [f'task-{i}' for i in range(369)]
+  seeds = [episodes.fixed_seed(name) for name in names]
+  assert len(set(seeds)) == len(seeds)
+  assert 0 <= min(seeds) and max(seeds) < episodes.FIRST_EVAL_SEED
+  jobs = episodes.make_fixed_jobs(np.array([2, 0, 2]), names)
+  assert [tuple(job[:3]) for job in jobs] == [
+      (0, 2, seeds[2]), (1, 0, seeds[0]), (2, 2, seeds[2])]
+  others = episodes.make_fixed_jobs(np.array([0]), names[2:])
+  assert others[0].seed == seeds[2], 'whatever its number is'

@@ -347,6 +347,33 @@ def test_importance_cap():
   assert np.abs(other['weights'] - gradient['weights']).max() > 1e-3
 
 
+def test_the_entropy_bonus_is_a_mean_over_tokens():
+  """Two updates that differ by the bonus differ by its gradient."""
+  batch, params = examples.round_batch(20, 17, 5), jax.device_get(_params())
+  plain, lively = (_update(step_jax.make_learner(
+      log_prob_fn, optax.sgd(0.5), num_minibatches=1, entropy_bonus=bonus),
+      batch)[0].params for bonus in (0., .2))
+
+  def mean_entropy(params):
+    total, count = 0, 0
+    for rows in (batch.singles, batch.groups):
+      for s, k in np.argwhere(
+          rows.mask & np.any(rows.advantages != 0, axis=1, keepdims=True)):
+        _, entropy = log_prob_fn(
+            params, {'features': rows.observations['features'][s:s + 1]},
+            rows.actions[s:s + 1, k])
+        total += jnp.sum(entropy[0] * rows.token_mask[s, k])
+        count += rows.token_mask[s, k].sum()
+    return total / count
+
+  gradient = jax.grad(mean_entropy)(params)
+  assert max(np.abs(x).max() for x in jax.tree.leaves(gradient)) > 1e-3
+  _close(lively, jax.tree.map(
+      lambda x, y: x + 0.5 * 0.2 * y, plain, gradient))
+  with pytest.raises(ValueError, match='entropy_bonus >= 0, got -1'):
+    step_jax.make_learner(log_prob_fn, optax.sgd(.5), entropy_bonus=-1.)
+
+
 # What is masked
 
 

@@ -352,6 +352,43 @@ def _dapo(**changes):
   return _config('dapo', num_rounds=3, num_base_tasks=2, **changes)
 
 
+@pytest.mark.parametrize('sampler', checks.SAMPLERS)
+def test_every_sampler_runs_and_is_resumed(tmp_path, sampler):
+  options = {'sampler': sampler, 'eval_every': 1}
+  train.train(_config('step_grpo', num_rounds=3, **options), tmp_path / 'one')
+  for rounds in (1, 3):
+    train.train(
+        _config('step_grpo', num_rounds=rounds, **options), tmp_path / 'two')
+  _assert_same_run(tmp_path / 'two', tmp_path / 'one')
+  replaced = [row['replaced_fraction'] for row in _rows(tmp_path / 'one')]
+  assert (max(replaced) > 0) == (sampler != 'uniform')
+
+
+def test_fixed_tasks_are_one_instance_and_draws_are_told_besides(
+    tmp_path, monkeypatch):
+  seen, make_env = [], worlds.make_pool
+
+  def make_pool(world, config):
+    pool = make_env(world, config)
+    submit = pool.submit
+    pool.submit = lambda jobs: (seen.append(list(jobs)), submit(seen[-1]))
+    return pool
+
+  monkeypatch.setattr(worlds, 'make_pool', make_pool)
+  train.train(_config(num_rounds=2, **{'env.episodes': 'fixed'}), tmp_path)
+  jobs = [job for round_jobs in seen for job in round_jobs if not job.expert]
+  instances = {episodes.fixed_seed(name) for name in fake_world.TRAIN_TASKS}
+  draws = {job.seed for job in jobs} - instances
+  assert instances <= {job.seed for job in jobs}
+  assert draws == {episodes.eval_seed(k) for k in range(3)}
+  evaluation = metrics.read_json(tmp_path / 'evaluation.json')
+  for row in evaluation.values():
+    assert row['episodes'] == row['drawn_episodes'] == 3
+  drawn = evaluation_lib.success_rates(evaluation, 'drawn_')
+  assert _rows(tmp_path)[-1]['eval_drawn_success_rate'] == (
+      pytest.approx(drawn.mean()))
+
+
 @pytest.fixture(scope='module', name='dapo_run')
 def made_dapo_run(tmp_path_factory):
   """The folder and the rounds of a run without interruption."""
