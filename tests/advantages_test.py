@@ -520,6 +520,7 @@ def test_gigpo_knows_states_by_group_and_not_by_number():
   returns, ids, states, mask = _visits(2)
   expected = _jit_gigpo(returns, ids, states, mask)
   _, small = np.unique(states, return_inverse=True)
+  small = small.reshape(states.shape)  # numpy 1 returns it flat
   for other in (small, 7 + small * NUM_GROUPS + ids[:, None],
                 2**31 - 1 - small * 10**8):
     assert other.min() >= 0
