@@ -70,6 +70,22 @@ def success_weighted(returns, task_ids, success_rate, where=None):
   return result
 
 
+def success_rate_difference(returns, task_ids, success_rate, where=None):
+  """R - s_i for the valid trajectories."""
+  result = np.zeros(len(returns))
+  for b in range(len(returns)):
+    if where is None or where[b]:
+      result[b] = float(returns[b]) - float(success_rate[task_ids[b]])
+  return result
+
+
+def batch_normalised(returns, task_ids, values, where=None, ddof=1):
+  """R - v_i, standardised over all valid trajectories as one group."""
+  return group_relative(
+      success_rate_difference(returns, task_ids, values, where),
+      [0] * len(returns), 1, where, ddof)
+
+
 def _members(group_ids, group, where):
   return [
       b for b in range(len(group_ids))
