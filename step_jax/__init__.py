@@ -4,6 +4,7 @@ The functions and records listed here are pure and work on plain arrays; the
 host side (environments, workers, checkpoints) is imported by module.
 """
 
+from step_jax.algorithm import samplers
 from step_jax.algorithm.advantages import batch_normalised_advantages
 from step_jax.algorithm.advantages import gigpo_advantages
 from step_jax.algorithm.advantages import group_relative_advantages
@@ -52,6 +53,7 @@ __all__ = (
     'propose_tasks',
     'replacement_probability',
     'resample_tasks',
+    'samplers',
     'step_group_advantages',
     'success_rate_advantages',
     'success_weighted_advantages',
