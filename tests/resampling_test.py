@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import step_jax
+from step_jax.algorithm import resampling
 from tests import examples
 from tests import reference
 
@@ -332,3 +333,56 @@ def test_resample_refuses_an_empty_group_and_wrong_shapes():
     _resample(jax.random.key(0), BASE[None], RECORD)
   with pytest.raises(AssertionError):
     _resample(jax.random.key(0), BASE, RECORD[None])
+
+
+def test_resample_takes_traced_options():
+  options = {'threshold': 0.5, 'sharpness': 20.0}
+  expected = _resample(jax.random.key(3), BASE, RECORD, **options)
+  actual = jax.jit(lambda options: _resample(
+      jax.random.key(3), BASE, RECORD, **options))(options)
+  np.testing.assert_array_equal(actual, expected)
+
+
+def test_resample_needs_no_table_of_slots_by_tasks():
+  # 256 slots x 10^6 tasks are 1 GB; the running count is 4 MB.
+  shapes = (jax.eval_shape(lambda: jax.random.key(0)),
+            jax.ShapeDtypeStruct((16,), jnp.int32),
+            jax.ShapeDtypeStruct((10**6,), jnp.float32))
+  memory = jax.jit(_resample).lower(*shapes).compile().memory_analysis()
+  assert memory.temp_size_in_bytes < 64e6
+
+
+# draw_tasks
+
+
+def test_draw_golden():
+  # Only task 2 has tickets; without a ticket anything in [0, N) will do.
+  actual = resampling.draw_tasks(
+      jax.random.key(0), np.array([0, 0, 5, 0]), shape=(2, 3))
+  assert actual.dtype == jnp.int32
+  np.testing.assert_array_equal(actual, np.full((2, 3), 2))
+  nothing = resampling.draw_tasks(
+      jax.random.key(0), np.zeros(4, bool), shape=(9,))
+  assert ((0 <= nothing) & (nothing < 4)).all()
+
+
+@pytest.mark.parametrize('tickets', [
+    [1, 0, 2, 7, 0], [0, 1, 1, 1, 0],
+    # Where jax.random.randint would give the first 0.62 instead of 0.57.
+    [2**30, 1, 2**29, 0, 2**28]])
+def test_draws_are_in_proportion_to_the_tickets(tickets):
+  draws = np.asarray(resampling.draw_tasks(
+      jax.random.key(1), np.array(tickets, np.int32), shape=(100, 200)))
+  for task, owned in enumerate(tickets):
+    count = (draws == task).sum()
+    _assert_binomial(count, draws.size, owned / sum(tickets))
+    assert owned or not count
+
+
+def test_the_high_half_of_a_product():
+  rng = np.random.default_rng(0)
+  a, b = rng.integers(0, 2**32, (2, 1000), dtype=np.uint64)
+  a[:4], b[:4] = [0, 2**32 - 1, 2**32 - 1, 2**16], [7, 2**32 - 1, 1, 2**16]
+  actual = resampling._high_product(
+      a.astype(np.uint32), b.astype(np.uint32))
+  np.testing.assert_array_equal(actual, (a * b) >> np.uint64(32))

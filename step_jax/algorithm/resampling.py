@@ -21,8 +21,8 @@ def replacement_probability(
 
   Args:
     success_rate: `[...]` s_hat.
-    threshold: s_0.
-    sharpness: kappa.
+    threshold: s_0; a traced value is not checked.
+    sharpness: kappa, likewise.
 
   Returns:
     `[...]` probabilities that a slot of the task is given away.
@@ -31,11 +31,50 @@ def replacement_probability(
     ValueError: if `threshold` lies outside (0, 1] or `sharpness` is not
       above 0.
   """
-  if not 0 < threshold <= 1:
+  traced = jax.core.Tracer
+  if not isinstance(threshold, traced) and not 0 < threshold <= 1:
     raise ValueError(f'expected threshold in (0, 1], got {threshold}')
-  if not sharpness > 0:
+  if not isinstance(sharpness, traced) and not sharpness > 0:
     raise ValueError(f'expected sharpness > 0, got {sharpness}')
   return jax.nn.sigmoid(sharpness * (jnp.asarray(success_rate) - threshold))
+
+
+def draw_tasks(
+    rng_key: chex.PRNGKey, tickets: chex.Array, *, shape: tuple[int, ...]
+) -> chex.Array:
+  """Draws tasks in proportion to their tickets, independently of each other.
+
+  A ticket is drawn, and its owner looked up in the running count of tickets:
+  exact, and of the size of tasks plus draws, never of their product.
+
+  Args:
+    rng_key: key.
+    tickets: `[N]` bool or int32, none below 0, fewer than 2^31 together.
+    shape: of the draws.
+
+  Returns:
+    `shape` int32 tasks; one without tickets is never drawn. If there is no
+    ticket at all, they mean nothing, but lie in [0, N).
+  """
+  chex.assert_rank(tickets, 1)
+  owned = jnp.cumsum(tickets, dtype=jnp.int32)
+  bits = jax.random.bits(rng_key, shape, jnp.uint32)
+  drawn = _high_product(bits, owned[-1].astype(jnp.uint32))
+  tasks = jnp.searchsorted(owned, drawn.astype(jnp.int32), side='right')
+  return jnp.minimum(tasks, tickets.shape[0] - 1).astype(jnp.int32)
+
+
+def _high_product(a: chex.Array, b: chex.Array) -> chex.Array:
+  """floor(a b / 2^32) of uint32: a number below b, if `a` is 32 random bits.
+
+  Each comes with its probability to 2^-32. `jax.random.randint` takes the
+  remainder instead: from 2^16 on its wider draw overflows to nothing, and near
+  2^30 some numbers are a third likelier than others (jax 0.10).
+  """
+  high_a, low_a, high_b, low_b = a >> 16, a & 0xffff, b >> 16, b & 0xffff
+  left, right = high_a * low_b, low_a * high_b
+  middle = (left & 0xffff) + (right & 0xffff) + ((low_a * low_b) >> 16)
+  return high_a * high_b + (left >> 16) + (right >> 16) + (middle >> 16)
 
 
 def resample_tasks(
@@ -79,10 +118,9 @@ def resample_tasks(
       jnp.asarray(base_task_ids)[:, None], shape).astype(jnp.int32)
 
   in_cache = (0 < success_rate) & (success_rate < threshold)
-  drawn = jax.random.categorical(
-      draw_key, jnp.where(in_cache, 0.0, -jnp.inf), shape=shape)
+  drawn = draw_tasks(draw_key, in_cache, shape=shape)
   probability = replacement_probability(
       success_rate[base_task_ids], threshold=threshold, sharpness=sharpness)
   replaced = jax.random.uniform(replace_key, shape) < probability[:, None]
   replaced = replaced.at[:, 0].set(False) & jnp.any(in_cache)
-  return jnp.where(replaced, drawn.astype(jnp.int32), base).reshape(-1)
+  return jnp.where(replaced, drawn, base).reshape(-1)
