@@ -364,12 +364,12 @@ _RUNS = (
 
 _EXPERIMENTS = (
     *_of('experiments/train.py',
-         'train_test.py::test_an_interrupted_run_goes_on_where_it_was '
-         'train_test.py::test_rounds_later_than_the_checkpoint_are_played_again'
-         ' train_test.py::test_evaluations_come_every_second_round_and_last',
+         'train_test.py::test_the_folder_holds_what_was_promised',
          ('a checkpoint is numbered a round too low',
           'checkpoints.save(round_index + 1, state)',
-          'checkpoints.save(round_index, state)'),
+          'checkpoints.save(round_index, state)')),
+    *_of('experiments/train.py',
+         'train_test.py::test_evaluations_come_every_second_round_and_last',
          ('evaluations come a round too early',
           '(round_index + 1) % config.eval_every',
           'round_index % config.eval_every')),
@@ -377,24 +377,25 @@ _EXPERIMENTS = (
          'train_test.py::test_the_update_is_compiled_in_the_first_rounds_only',
          ('compilations add up', '    compilations.count = 0\n', '')),
     *_of('experiments/rounds.py',
-         'train_test.py::test_the_numbers_of_a_round_agree '
-         'train_test.py::test_a_run_with_half_of_its_trajectories_goes_on '
-         'train_test.py::test_dapo_redraws_tasks_without_spread '
-         'train_test.py::test_every_method_runs',
+         'train_test.py::test_a_run_with_half_of_its_trajectories_goes_on',
          ('half of the trajectories is too few',
-          '2 * valid < total', '2 * valid <= total'),
+          '2 * valid < total', '2 * valid <= total')),
+    *_of('experiments/rounds.py', 'train_test.py::'
+         'test_a_round_has_keys_of_its_own_and_groups_of_half_a_group',
          ('every round has the same keys',
           'jax.random.fold_in(jax.random.key(config.seed), round_index)',
           'jax.random.key(config.seed)'),
+         ('step-level groups have one response more',
+          'num_candidates=config.group_size // 2)',
+          'num_candidates=config.group_size // 2 + 1)')),
+    *_of('experiments/rounds.py',
+         'train_test.py::test_dapo_redraws_tasks_without_spread',
          ('what was replaced is counted by another order',
           'np.repeat(base_ids, config.group_size)',
           'np.tile(base_ids, config.group_size)'),
-         ('step-level groups have one response more',
-          'num_candidates=config.group_size // 2)',
-          'num_candidates=config.group_size // 2 + 1)'),
          ('redrawn tasks come from this round',
-          'config.seed, round_index + 1, config', 'config.seed, round_index, '
-          'config')),
+          'config.seed, round_index + 1, config',
+          'config.seed, round_index, config')),
     *_of('experiments/checks.py', 'checks_test.py',
          ('odd groups are good for augmentation',
           'config.group_size >= 4 and', 'config.group_size >= 4 or'),
