@@ -41,7 +41,8 @@ _PROGRAMS = {
 # Floors 0 to 2, codecs and a round on Desk: `pytest -m quick`.
 _QUICK = set("""
     actions advantages computer_13 credit element grid imitation json_action
-    learner losses masking readme resampling samplers steps success_rate types ui_tars
+    learner losses masking readme resampling samplers steps success_rate types
+    ui_tars
 """.split())
 # The longest first, so that no worker ends with one of them alone.
 _LONGEST = """
