@@ -4,10 +4,13 @@ The functions and records listed here are pure and work on plain arrays; the
 host side (environments, workers, checkpoints) is imported by module.
 """
 
+from step_jax.algorithm import samplers
+from step_jax.algorithm.advantages import batch_normalised_advantages
 from step_jax.algorithm.advantages import gigpo_advantages
 from step_jax.algorithm.advantages import group_relative_advantages
 from step_jax.algorithm.advantages import leave_one_out_advantages
 from step_jax.algorithm.advantages import step_group_advantages
+from step_jax.algorithm.advantages import success_rate_advantages
 from step_jax.algorithm.advantages import success_weighted_advantages
 from step_jax.algorithm.credit import assign_credit
 from step_jax.algorithm.credit import augment_steps
@@ -38,6 +41,7 @@ __all__ = (
     'Trajectory',
     'assign_credit',
     'augment_steps',
+    'batch_normalised_advantages',
     'clipped_surrogate_loss',
     'count_outcomes',
     'ema_success_rate',
@@ -49,7 +53,9 @@ __all__ = (
     'propose_tasks',
     'replacement_probability',
     'resample_tasks',
+    'samplers',
     'step_group_advantages',
+    'success_rate_advantages',
     'success_weighted_advantages',
     'update_success_rate',
 )

@@ -34,6 +34,16 @@ def _left_out(returns, ids, where=None):
       returns, ids, num_groups=NUM_GROUPS, where=where)
 
 
+def _signed(returns, ids, where=None):
+  return step_jax.success_rate_advantages(
+      returns, ids, jnp.asarray(RATES), where=where)
+
+
+def _normalised(returns, ids, where=None, **options):
+  return step_jax.batch_normalised_advantages(
+      returns, ids, jnp.asarray(RATES), where=where, **options)
+
+
 def _oracle_weighted(returns, ids, where=None):
   return reference.success_weighted(returns, ids, RATES, where)
 
@@ -46,13 +56,22 @@ def _oracle_left_out(returns, ids, where=None):
   return reference.leave_one_out(returns, ids, NUM_GROUPS, where)
 
 
+def _oracle_signed(returns, ids, where=None):
+  return reference.success_rate_difference(returns, ids, RATES, where)
+
+
+def _oracle_normalised(returns, ids, where=None):
+  return reference.batch_normalised(returns, ids, RATES, where)
+
+
 JITTED = {
     f: jax.jit(functools.partial(f)) for f in
-    (_weighted, _relative, _left_out)}
+    (_weighted, _relative, _left_out, _signed, _normalised)}
 ESTIMATORS = pytest.mark.parametrize('estimator', list(JITTED))
 GROUPED = pytest.mark.parametrize('estimator', [_relative, _left_out])
 ORACLES = {_weighted: _oracle_weighted, _relative: _oracle_relative,
-           _left_out: _oracle_left_out}
+           _left_out: _oracle_left_out, _signed: _oracle_signed,
+           _normalised: _oracle_normalised}
 
 
 def _batch(seed, binary=False):
@@ -139,6 +158,84 @@ def test_foul_padding_does_not_reach_the_record():
   np.testing.assert_array_equal(advantages, [0.75, 0, 0, 0])
   np.testing.assert_array_equal(gradients[0], [0.75, 0, 0, 0])
   np.testing.assert_array_equal(gradients[1], [0, -1, 0, 0, 0])
+
+
+# success_rate_advantages
+
+
+def test_success_rate_golden():
+  # R - s: 1 - 1/4 and 0 - 1/4 at s = 1/4; 0 - 1 and 1 - 1 at s = 1; half a
+  # return at s = 0 is 1/2; the last row is lost.
+  actual = step_jax.success_rate_advantages(
+      np.array([1, 0, 0, 1, 0.5, 1], np.float32),
+      np.array([1, 1, 2, 2, 0, 1], np.int32),
+      np.array([0, 0.25, 1], np.float32),
+      where=np.array([1, 1, 1, 1, 1, 0], bool))
+  np.testing.assert_array_equal(actual, [0.75, -0.25, -1, 0, 0.5, 0])
+
+
+def test_success_rate_is_success_weighted_and_its_negative_half():
+  returns, ids, where = _batch(13, binary=True)
+  assert set(returns) == {0, 1}
+  difference = _signed(returns, ids, where) - _weighted(returns, ids, where)
+  np.testing.assert_allclose(
+      difference, np.where(where & (returns == 0), -RATES[ids], 0), atol=1e-7)
+
+
+def test_success_rate_advantages_of_a_task_sum_to_zero_at_its_mean():
+  """Of 16 copies and their own rate, whatever the sizes of other groups."""
+  ids = np.repeat(np.arange(2, dtype=np.int32), [16, 5])
+  returns = (np.arange(21) % 4 == 0).astype(np.float32)
+  rates = np.array([returns[:16].mean(), 1], np.float32)
+  actual = step_jax.success_rate_advantages(returns, ids, rates)
+  np.testing.assert_allclose(np.sum(actual[:16]), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    'function', [step_jax.success_rate_advantages,
+                 step_jax.batch_normalised_advantages])
+def test_foul_padding_does_not_reach_the_baseline(function):
+  returns = np.array([1, np.nan, 0, np.inf], np.float32)
+  ids = np.array([1, 1, 2, 2**31 - 1], np.int32)
+  where = np.array([True, False, True, False])
+  rates = np.array([np.nan, 0.25, 0.5, np.nan], np.float32)
+
+  def total(returns, rates):
+    return function(returns, ids, rates, where=where)[0]
+
+  gradients = jax.grad(total, argnums=(0, 1))(returns, rates)
+  for gradient, used in zip(gradients, (where, [False, True, True, False])):
+    assert np.isfinite(gradient).all()
+    np.testing.assert_array_equal(np.asarray(gradient)[~np.array(used)], 0)
+
+
+# batch_normalised_advantages
+
+
+def test_batch_normalised_golden():
+  # R - v: 3/4, -1/4, -1/2, 0 have mean 0 and squares 9/16 + 1/16 + 4/16, so
+  # the sample's variance is (14/16) / 3 = 7/24, the population's 7/32. The
+  # last row is lost.
+  arguments = (np.array([1, 0, 0, 1, np.nan], np.float32),
+               np.array([0, 0, 1, 2, 0], np.int32),
+               np.array([0.25, 0.5, 1], np.float32))
+  where = np.arange(5) < 4
+  centred = np.array([0.75, -0.25, -0.5, 0, 0])
+  for ddof, variance in [(1, 7 / 24), (0, 7 / 32)]:
+    actual = step_jax.batch_normalised_advantages(
+        *arguments, where=where, ddof=ddof)
+    np.testing.assert_allclose(actual, centred / variance**0.5, rtol=1e-6)
+
+
+def test_batch_normalised_compares_across_tasks():
+  """A task without spread of its own has advantages; a batch has none."""
+  returns, ids = np.ones(4, np.float32), np.array([0, 0, 1, 1], np.int32)
+  actual = _normalised(returns, ids)  # surprises of 1 and 0.75
+  half = np.float32(0.75) ** 0.5
+  np.testing.assert_allclose(actual, [half, half, -half, -half], rtol=1e-6)
+  for same in (_normalised(returns, 0 * ids), _normalised(*map(
+      lambda x: x[:1], (returns, ids)))):
+    np.testing.assert_array_equal(same, np.zeros_like(same))
 
 
 # group_relative_advantages
@@ -353,7 +450,8 @@ def test_all_masked_is_zero_with_gradient_zero(estimator, foul):
   np.testing.assert_array_equal(gradient, np.zeros(ROWS))
 
 
-@GROUPED
+@pytest.mark.parametrize(
+    'estimator', [_relative, _left_out, _signed, _normalised])
 def test_gradient_against_numerical_differences(estimator):
   returns, ids, where = _batch(10)
   weights = np.random.default_rng(2).normal(size=ROWS)
@@ -520,6 +618,7 @@ def test_gigpo_knows_states_by_group_and_not_by_number():
   returns, ids, states, mask = _visits(2)
   expected = _jit_gigpo(returns, ids, states, mask)
   _, small = np.unique(states, return_inverse=True)
+  small = small.reshape(states.shape)  # numpy 1 returns it flat
   for other in (small, 7 + small * NUM_GROUPS + ids[:, None],
                 2**31 - 1 - small * 10**8):
     assert other.min() >= 0

@@ -1,7 +1,9 @@
 """Settings of every test: strict ranks; browsers and desktops if they are.
 
 What is compiled is compiled once, for all workers of pytest-xdist and for the
-runs that tests start, and kept for the next time.
+runs that tests start, and kept for the next time; and quickly, as most of it
+runs but for a moment. `JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest` compiles as a
+user's run does; CI does so with the quick tests.
 """
 
 import gc
@@ -13,6 +15,7 @@ _ROOT = pathlib.Path(__file__).parents[1]
 os.environ |= {
     'JAX_COMPILATION_CACHE_DIR': str(_ROOT / '.pytest_cache' / 'compilations'),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.05'}
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 import jax  # noqa: E402  (it reads these)
 import pytest  # noqa: E402
@@ -38,7 +41,8 @@ _PROGRAMS = {
 # Floors 0 to 2, codecs and a round on Desk: `pytest -m quick`.
 _QUICK = set("""
     actions advantages computer_13 credit element grid imitation json_action
-    learner losses masking readme resampling steps success_rate types ui_tars
+    learner losses masking readme resampling samplers steps success_rate types
+    ui_tars
 """.split())
 # The longest first, so that no worker ends with one of them alone.
 _LONGEST = """

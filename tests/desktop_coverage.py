@@ -10,7 +10,7 @@ branches. What this process forks and what it executes with `-I` is counted too.
 
 The server and its helpers run as another user, who may be unable to read the
 package and to write beside the data file, and are killed in the end. So they
-write what they have, twice a second, into a folder of their own in /tmp, and
+write what they have, each second, into a folder of their own in /tmp, and
 the keeper and the first process, whichever are left, turn that into a file
 beside the data file, which pytest-cov combines.
 """
@@ -27,7 +27,7 @@ import tempfile
 import threading
 import time
 
-_PERIOD = 0.5   # seconds between two savings
+_PERIOD = 1.0   # seconds between two savings
 _SERVER = 2   # forks below the first process; a keeper is between them
 
 

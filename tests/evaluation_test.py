@@ -65,8 +65,8 @@ def test_tasks_above_60_are_above():
   file = io.StringIO()
   console.Console(file=file, width=80).print(
       evaluation.make_table(None, result))
-  cells = {line.split('│')[1].strip(): [x.strip() for x in line.split('│')[2:4]]
-           for line in file.getvalue().splitlines() if line.count('│') == 4}
-  assert cells == {
+  rows = [[cell.strip() for cell in line.split('│')[1:-1]]
+          for line in file.getvalue().splitlines() if line.count('│') == 4]
+  assert {name: cells for name, *cells in rows} == {
       'a': ['60 %', '5'], 'b': ['80 %', '5'], 'c': ['-', '0'],
       'tasks above 60 %': ['1 of 2', ''], 'mean': ['70 %', '10']}

@@ -526,6 +526,20 @@ def test_a_gradient_that_is_not_finite_refuses_the_update(where):
   assert state.step == before.step + 4
 
 
+def test_one_bad_row_refuses_the_update_though_steps_without_rows_follow():
+  """It is alone, in the first of four steps; gradients of nothing are 0."""
+  learner = _learner('adamw')
+  state, _ = _update(learner, examples.round_batch(12, 20, 6))
+  before = _copy(state)
+  batch = examples.round_batch(14, 1, 0)
+  row, = np.nonzero(batch.singles.mask[:, 0])[0]
+  batch.singles.log_probs[row, 0, 0] = np.nan
+  assert batch.singles.token_mask[row, 0, 0]
+  state, metrics = learner.update(state, batch)
+  _equal(_copy(state), before)
+  assert not metrics['finite'] and metrics['optimizer_steps'] == 0
+
+
 def test_update_is_a_function_of_its_arguments():
   """And of the step: another round is shuffled otherwise."""
   learner = _learner('adamw')

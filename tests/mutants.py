@@ -30,7 +30,6 @@ sys.path.insert(0, str(ROOT))
 from tests import mutant_list  # noqa: E402
 
 _CACHE = pathlib.Path('.pytest_cache', 'compilations')  # see conftest
-_NOT_COPIED = shutil.ignore_patterns('.git', '.*_cache', '__pycache__', 'runs')
 _SECONDS = 300.0
 # pytest's exit codes: 1 and 2 are of a failure, also while it collects.
 _NOTICED = (1, 2)
@@ -104,6 +103,13 @@ def _pytest(tests: tuple[str, ...], root: pathlib.Path, limit: float
     return code, file.read()[-4000:]
 
 
+def _left_out(folder: str, names: list[str]) -> list[str]:
+  """What is not copied: git, caches, environments, and runs."""
+  unwanted = ('build', 'runs') if pathlib.Path(folder) == ROOT else ()
+  return [name for name in names
+          if name.startswith('.') or name in ('__pycache__', *unwanted)]
+
+
 def run_all(
     mutants: list[mutant_list.Mutant], *, num_jobs: int, limit: float
 ) -> list[Result]:
@@ -114,7 +120,7 @@ def run_all(
     trees: queue.SimpleQueue[pathlib.Path] = queue.SimpleQueue()
     for job in range(num_jobs):
       tree = pathlib.Path(folder, str(job))
-      shutil.copytree(ROOT, tree, ignore=_NOT_COPIED, symlinks=True)
+      shutil.copytree(ROOT, tree, ignore=_left_out, symlinks=True)
       (tree / _CACHE).parent.mkdir()
       (tree / _CACHE).symlink_to(ROOT / _CACHE)
       trees.put(tree)

@@ -1,6 +1,7 @@
 """Accessibility trees as elements, element actions as actions."""
 
 import pathlib
+import types
 
 import pytest
 
@@ -99,6 +100,31 @@ def test_names_of_what_has_none():
           ('list-item', 'Home', '')]
   assert shown(node('icon', '', text='a.txt')) == [('icon', 'a.txt', '')]
   assert shown(node('menu', 'File', text='File')) == [('menu', 'File', '')]
+
+
+def test_a_label_names_what_is_to_its_right_and_not_far_off():
+  """Of 200 pixels at most; the nearest of two, and none that comes after."""
+  def entry(left):
+    return node('entry', '', (left, 0, 20, 20), states='editable')
+
+  def label(name, left):
+    return node('label', name, (left, 0, 40, 20))
+
+  assert shown(label('far', 0), label('near', 60), entry(300), label(
+      'behind', 330)) == [
+          ('label', 'far', ''), ('label', 'near', ''),
+          ('entry', 'near', ''), ('label', 'behind', '')]
+  assert shown(label('out', 0), entry(241))[1] == ('entry', '', '')
+  assert shown(entry(0), label('behind', 30))[0] == ('entry', '', '')
+
+
+@pytest.mark.parametrize('name, place', [
+    ('A1', (1, 1)), ('Z9', (26, 9)), ('AA10', (27, 10)), ('AZ1', (52, 1)),
+    ('BA1', (53, 1)), ('AMJ1048576', (1024, 1048576)), ('a1', (0, 0)),
+    ('A0', (0, 0)), ('Name', (0, 0))])
+def test_places_of_cells(name, place):
+  # 26 columns of one letter come first, so AA is the 27th.
+  assert elements._place(types.SimpleNamespace(name=name)) == place
 
 
 def test_cells_of_sheets_and_of_lists():

@@ -194,6 +194,7 @@ def cell(coordinate, **props):
     ('B2', 'eq', 1, 1), ('B2', 'eq', 1., 1), ('B2', 'ne', 1, 0),
     ('B3', 'eq', 2, 0), ('B3', 'lt', 3, 1), ('B3', 'ge', 2.5, 1),
     ('B3', 'approx:0.1', 2.45, 1), ('B3', 'approx:0.01', 2.45, 0),
+    ('B3', 'approx:0.5', 2, 1),  # both are exact
     ('A2', 'eq', 'ant', 1), ('A2', 're', '^a.t$', 1), ('A2', 're', 'N', 0),
     ('A2', 're.I', 'N', 1),
     ('A2', 'lt', 3, 0),  # a text is not less than a number
@@ -308,6 +309,23 @@ def test_a_file_that_is_too_large_scores_0(fake, context, monkeypatch):
   fields = dict(func='compare_text_file', expected=file('/gold', 'g'))
   assert score(context, result=file('/a', 'a'), **fields) == 0
   assert score(context, result=file('/gold', 'a'), **fields) == 1
+
+
+@pytest.mark.parametrize('metric, content, options', [
+    ('compare_table', book(('a', ROWS)), {'rules': [DATA]}),
+    ('compare_docx_files', document('x'), {})])
+def test_a_whole_file_that_unpacks_to_too_much_scores_0(
+    fake, context, monkeypatch, metric, content, options):
+  fake.files = {'/a': content}
+  ending = 'xlsx' if metric == 'compare_table' else 'docx'
+  fields = dict(func=metric, result=file('/a', f'a.{ending}'),
+                expected=file('/a', f'g.{ending}'), options=options)
+  with zipfile.ZipFile(io.BytesIO(content)) as archive:
+    size = sum(part.file_size for part in archive.infolist())
+  assert len(content) < size
+  for limit, value in ((size, 1), (size - 1, 0)):
+    monkeypatch.setattr(evaluators, '_MAX_UNPACKED', limit)
+    assert score(context, **fields) == value
 
 
 def test_an_expected_file_that_is_missing_is_no_score(context, fake):

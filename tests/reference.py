@@ -70,6 +70,22 @@ def success_weighted(returns, task_ids, success_rate, where=None):
   return result
 
 
+def success_rate_difference(returns, task_ids, success_rate, where=None):
+  """R - s_i for the valid trajectories."""
+  result = np.zeros(len(returns))
+  for b in range(len(returns)):
+    if where is None or where[b]:
+      result[b] = float(returns[b]) - float(success_rate[task_ids[b]])
+  return result
+
+
+def batch_normalised(returns, task_ids, values, where=None, ddof=1):
+  """R - v_i, standardised over all valid trajectories as one group."""
+  return group_relative(
+      success_rate_difference(returns, task_ids, values, where),
+      [0] * len(returns), 1, where, ddof)
+
+
 def _members(group_ids, group, where):
   return [
       b for b in range(len(group_ids))
@@ -197,3 +213,65 @@ def numerical_gradient(function, x, step=1e-6):
     below[index] -= step
     gradient[index] = (function(above) - function(below)) / (2 * step)
   return gradient
+
+
+def frontier_distribution(rates, target=0.5, width=0.25, uniform_share=0.2):
+  """A Gaussian of each task's success rate, and a part that is uniform."""
+  weights = [
+      math.exp(-(float(p) - target) ** 2 / (2 * width ** 2)) for p in rates]
+  return np.array([
+      (1 - uniform_share) * w / sum(weights) + uniform_share / len(rates)
+      for w in weights])
+
+
+def replay_distribution(scores, last_seen, count, temperature=0.1,
+                        staleness=0.1):
+  """P_replay over the tasks seen, uniform over the others."""
+  num_tasks = len(scores)
+  seen = [i for i in range(num_tasks) if last_seen[i]]
+  order = sorted(seen, key=lambda i: -scores[i])
+  by_score = {}
+  for i in seen:
+    tied = [
+        (k + 1) ** (-1 / temperature) for k, j in enumerate(order)
+        if scores[j] == scores[i]]
+    by_score[i] = sum(tied) / len(tied)
+  ages = {i: count - last_seen[i] for i in seen}
+  result = np.full(num_tasks, 1 / num_tasks)
+  for i in seen:
+    p = by_score[i] / sum(by_score.values())
+    if sum(ages.values()):
+      p = (1 - staleness) * p + staleness * ages[i] / sum(ages.values())
+    result[i] = p * len(seen) / num_tasks
+  return result
+
+
+def spo_distribution(successes, failures, exploration=0.05):
+  """In proportion to sqrt(v (1 - v)) + epsilon."""
+  weights = []
+  for alpha, beta in zip(successes, failures):
+    v = float(alpha) / (float(alpha) + float(beta))
+    weights.append(math.sqrt(v * (1 - v)) + exploration)
+  return np.array(weights) / sum(weights)
+
+
+def exploration_value(n, p):
+  """V(n): whether n trajectories differ, times the gain of a step."""
+  return (1 - p ** n - (1 - p) ** n) * p * (1 - p) ** 2
+
+
+def knapsack_value(rates, total, minimum, maximum):
+  """The largest sum of V(n_i) with sum n_i = total, minimum <= n_i <= maximum.
+
+  By dynamic programming over tasks and what they have spent together.
+  """
+  best = {0: 0.0}
+  for p in rates:
+    reached: dict = {}
+    for spent, value in best.items():
+      for n in range(minimum, maximum + 1):
+        if spent + n <= total:
+          candidate = value + exploration_value(n, float(p))
+          reached[spent + n] = max(reached.get(spent + n, -1.0), candidate)
+    best = reached
+  return best[total]

@@ -38,6 +38,75 @@ def success_weighted_advantages(
   return jnp.where(used, weight * jnp.where(used, returns, 0), 0)
 
 
+def success_rate_advantages(
+    returns: chex.Array,
+    task_ids: chex.Array,
+    success_rate: chex.Array,
+    *,
+    where: chex.Array | None = None,
+) -> chex.Array:
+  """A(T) = R(T) - s_hat_i on every valid trajectory, failed ones too.
+
+  For a success the paper's (1 - s_hat) R, for a failure its negative half,
+  -s_hat: an extension of this project, never called STEP. It needs no groups
+  of equal size and throws no trajectory away. The nearest published relative
+  is SPO (arXiv 2509.13232): see `batch_normalised_advantages`.
+
+  >>> import jax.numpy as jnp
+  >>> success_rate_advantages(
+  ...     jnp.array([1., 0.]), jnp.array([1, 1]), jnp.array([0., .25])).tolist()
+  [0.75, -0.25]
+
+  Args:
+    returns: `[B]` R, 1 success or 0 failure.
+    task_ids: `[B]` int, the task that was run.
+    success_rate: `[N]` s_hat, after this round's update as in SR-Adv (before
+      it, the baseline would not depend on the trajectory).
+    where: `[B]` bool, False = lost trajectory.
+
+  Returns:
+    `[B]` advantages; lost trajectories get 0.
+  """
+  chex.assert_rank([returns, task_ids, success_rate], 1)
+  chex.assert_equal_shape([returns, task_ids])
+  where = _all_true(returns) if where is None else where
+  chex.assert_equal_shape([returns, where])
+  rate = jnp.asarray(success_rate)[jnp.where(where, task_ids, 0)]
+  return jnp.where(where, jnp.where(where, returns, 0) - rate, 0)
+
+
+def batch_normalised_advantages(
+    returns: chex.Array,
+    task_ids: chex.Array,
+    values: chex.Array,
+    *,
+    where: chex.Array | None = None,
+    ddof: int = 1,
+) -> chex.Array:
+  """SPO: R - v_i, standardised over the batch (arXiv 2509.13232).
+
+  A = (R - v - mean) / std of R - v over all valid trajectories, whatever their
+  task; v is the value *before* this round's update, so that no trajectory is
+  its own baseline: `samplers.tracked_values` of the state of `samplers.spo`.
+
+  Args:
+    returns: `[B]` R.
+    task_ids: `[B]` int, the task that was run.
+    values: `[N]` v before this round's update.
+    where: `[B]` bool, False = lost trajectory.
+    ddof: 1 for the sample's standard deviation, as in the authors' trainer, 0
+      for the population's.
+
+  Returns:
+    `[B]` advantages; a batch without spread, or of one, gives exactly 0
+    [choice], where the authors' trainer adds 1e-8 to the deviation.
+  """
+  centred = success_rate_advantages(returns, task_ids, values, where=where)
+  return group_relative_advantages(
+      centred, jnp.zeros(returns.shape, jnp.int32), num_groups=1, where=where,
+      ddof=ddof)
+
+
 def group_relative_advantages(
     returns: chex.Array,
     group_ids: chex.Array,
