@@ -48,6 +48,8 @@ def get_config(arg: str = ''):
   config.env.description = (
       'Desk, the embedded simulator; for OSWorld itself use '
       'configs/osworld.py:paper')
+  config.env.episodes = 'drawn'  # and groups by sum: what was measured
+  config.group_weight = 'sum'
   config.num_rounds = 800
   config.optimizer.learning_rate = 7e-4  # of a 0.06 M network
   config.optimizer.decay_rounds = 800  # of num_rounds
@@ -96,6 +98,7 @@ def _on_desktops(
     config: ml_collections.ConfigDict, arg: str) -> ml_collections.ConfigDict:
   """A small run on real desktops: a step takes about a second."""
   config.num_rounds = 50
+  config.group_weight = 'sum'  # as measured
   config.num_base_tasks = 4  # Q
   config.group_size = 8  # G
   config.optimizer.learning_rate = 3e-4  # of a 0.4 M network

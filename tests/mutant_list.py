@@ -125,9 +125,8 @@ _ALGORITHM = (
           'mask=singles.mask & ~low[:, None]', 'mask=singles.mask')),
     *_of('step_jax/algorithm/methods.py', 'credit_test.py',
          ('groups of every G-th slot',
-          'jnp.arange(num_slots) // group_size,\n      num_groups=',
-          'jnp.arange(num_slots) % (num_slots // group_size),\n'
-          '      num_groups=')),
+          'jnp.arange(num_slots) // group_size, num',
+          'jnp.arange(num_slots) % (num_slots // group_size), num')),
 )
 
 _POLICIES = (
@@ -347,7 +346,7 @@ _RUNS = (
          ('lost episodes count as failures',
           'solved[i].sum() / valid[i].sum()', 'solved[i].sum() / episodes'),
          ('tasks have other seeds than each other',
-          'eval_seed(slot % episodes)', 'eval_seed(slot)'),
+          'eval_seed(k)', 'eval_seed(i * episodes + k)'),
          ('a lost episode can be solved',
           'successes.reshape(valid.shape) & valid, valid',
           'successes.reshape(valid.shape), valid'),
@@ -386,8 +385,8 @@ _EXPERIMENTS = (
           'jax.random.fold_in(jax.random.key(config.seed), round_index)',
           'jax.random.key(config.seed)'),
          ('step-level groups have one response more',
-          'num_candidates=config.group_size // 2)',
-          'num_candidates=config.group_size // 2 + 1)')),
+          'num_candidates=config.group_size // 2,',
+          'num_candidates=config.group_size // 2 + 1,')),
     *_of('experiments/rounds.py',
          'train_test.py::test_dapo_redraws_tasks_without_spread',
          ('what was replaced is counted by another order',

@@ -89,33 +89,26 @@ def assign_credit(
 
   Raises:
     ValueError: if the method augments and `group_size` is odd or less than 4,
-      if it is `gigpo` and `state_fn` is missing, or if B is no multiple of G
-      and groups are of slots.
+      if it is `gigpo` and `state_fn` is missing, or if it compares groups of
+      G slots and B is no multiple of G.
   """
   if method.augment and (group_size % 2 or group_size < 4):
     raise ValueError(
         'expected an even group_size of at least 4 with augmentation, got '
         f'{group_size}')
-  num_slots, num_tasks = len(trajectory.task_ids), success_rate.shape[0]
-  by_task |= method.redraw
-  if not by_task and num_slots % group_size:
-    raise ValueError(f'expected a multiple of {group_size} trajectories, got '
-                     f'{num_slots}')
   values = success_rate if values is None else values
   collected, succeeded = success_rate_lib.count_outcomes(
       trajectory.task_ids, trajectory.successes,
-      num_tasks=num_tasks, where=trajectory.valid)
+      num_tasks=success_rate.shape[0], where=trajectory.valid)
   if ema_decay is None:
     success_rate = success_rate_lib.update_success_rate(
         success_rate, collected, succeeded, group_size=group_size)
   else:
     success_rate = success_rate_lib.ema_success_rate(
         success_rate, collected, succeeded, decay=ema_decay)
-  group_ids = trajectory.task_ids if by_task else (
-      jnp.arange(num_slots) // group_size)
   advantages = method.advantages(methods.Outcome(
-      trajectory, success_rate, values, group_ids,
-      num_tasks if by_task else num_slots // group_size, state_fn))
+      trajectory, success_rate, values,
+      None if by_task or method.redraw else group_size, state_fn))
   if method.trajectory_mean:
     advantages = advantages * _length_weights(trajectory, advantages)
 

@@ -8,6 +8,7 @@ import functools
 from typing import Any, Callable, NamedTuple
 
 import chex
+import jax.numpy as jnp
 
 from step_jax.algorithm import advantages as advantages_lib
 from step_jax.algorithm import steps
@@ -19,8 +20,7 @@ class Outcome(NamedTuple):
   trajectory: types.Trajectory
   success_rate: chex.Array  # [N] s_hat after the round
   values: chex.Array  # [N] what each task was expected to return, before it
-  group_ids: chex.Array  # [B] int, copies of one task
-  num_groups: int
+  group_size: int | None  # G slots are a group; None: all of a task are
   state_fn: Callable[[Any], Any] | None  # a codec's `state`
 
 
@@ -45,21 +45,35 @@ def _batch_normalised(outcome):
                   outcome.values)
 
 
+def _groups(outcome):
+  """`[B]` ids of groups, copies of one task, and the number of groups."""
+  trajectory, group_size = outcome.trajectory, outcome.group_size
+  if group_size is None:
+    return trajectory.task_ids, outcome.success_rate.shape[0]
+  num_slots = trajectory.returns.shape[0]
+  if num_slots % group_size:
+    raise ValueError(f'expected a multiple of {group_size} trajectories, got '
+                     f'{num_slots}')
+  return jnp.arange(num_slots) // group_size, num_slots // group_size
+
+
 def _over_groups(function, outcome):
+  group_ids, num_groups = _groups(outcome)
   return function(
-      outcome.trajectory.returns, outcome.group_ids,
-      num_groups=outcome.num_groups, where=outcome.trajectory.valid)
+      outcome.trajectory.returns, group_ids, num_groups=num_groups,
+      where=outcome.trajectory.valid)
 
 
 def _group_in_group(outcome):
   if outcome.state_fn is None:
     raise ValueError('expected state_fn with method gigpo, got None')
   trajectory = outcome.trajectory
+  group_ids, num_groups = _groups(outcome)
   mask = trajectory.step_mask & trajectory.valid[:, None]
   return advantages_lib.gigpo_advantages(
-      trajectory.returns, outcome.group_ids,
+      trajectory.returns, group_ids,
       steps.state_ids(outcome.state_fn(trajectory.observations), mask),
-      num_groups=outcome.num_groups, step_mask=mask)
+      num_groups=num_groups, step_mask=mask)
 
 
 _group_relative = functools.partial(
