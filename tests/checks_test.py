@@ -92,8 +92,8 @@ def test_group_sizes_of_methods(method):
     config = _config(method=method, group_size=size)
     if good:
       checks.check_config(config)
-    elif size > 1 or 'advantage_only' not in method and (
-        method != 'step_no_augmentation'):  # these can do without groups
+    elif size > 1 or method not in (  # these can do without groups
+        'step_advantage_only', 'step_no_augmentation', 'step_signed', 'spo'):
       with pytest.raises(checks.UserError, match='group_size'):
         checks.check_config(config)
 

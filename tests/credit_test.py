@@ -223,9 +223,8 @@ def test_dapo_golden():
 
 @pytest.mark.parametrize('name, expected', [
     # Task 1 won 1 of 4, task 3 both, task 0 none of its 2: the mean is taken
-    # off and what is left divided by the population's deviation, sqrt(3) / 4.
-    ('step_grpo', {0: [0, 0], 1: [3**.5, -3**-.5, -3**-.5, -3**-.5],
-                   3: [0, 0]}),
+    # off and what is left divided by the sample's deviation, 1/2.
+    ('step_grpo', {0: [0, 0], 1: [1.5, -.5, -.5, -.5], 3: [0, 0]}),
     # The mean of the others: 0 for the one that won, 1/3 for those that lost.
     ('rloo', {0: [0, 0], 1: [1, -1 / 3, -1 / 3, -1 / 3], 3: [0, 0]}),
 ])
