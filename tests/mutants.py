@@ -71,7 +71,8 @@ def run(mutant: mutant_list.Mutant, root: pathlib.Path, limit: float) -> Result:
   finally:
     path.write_text(original)
   if code is not None and code not in (0, *_NOTICED):
-    raise RuntimeError(f'pytest {" ".join(mutant.tests)} said:\n{output}')
+    raise RuntimeError(f'pytest {" ".join(mutant.tests)} ended with {code}:\n'
+                       f'{output}')
   outcome = ('killed by time' if code is None else
              'killed' if code else 'SURVIVED')
   failed = re.search(r'^(?:FAILED|ERROR) (\S+)', output, re.MULTILINE)

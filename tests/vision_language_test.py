@@ -132,7 +132,8 @@ def test_the_history_is_what_was_sampled_before_the_stop(made):
   _, codec = made
   stop, other_stop = codec.observe.__self__.stops
   history = codec.empty_history
-  for tokens in ([5, 6, stop, 9], [7, other_stop], [8], [9, 9, 9, stop]):
+  for tokens in ([5, 6, stop, 9], [7, other_stop, 4, stop], [8],
+                 [9, 9, 9, stop]):
     history = codec.remember(history, None, np.array(tokens))
   assert history == ([7], [8], [9, 9, 9])
 
