@@ -6,7 +6,8 @@ Every fault of `mutant_list` is put into a copy of this tree, where the tests
 that should notice it run until the first failure. What survives is a fault that
 nobody would have seen. The tests have to pass without faults; a test that runs
 longer than the limit, in seconds, has noticed, too. --only keeps the mutants
-with a text in their file or fault. All of them take about 80 minutes on one busy core.
+with a text in their file or fault. All of them take about 80 minutes on one
+busy core.
 """
 
 import argparse
