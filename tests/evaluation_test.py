@@ -32,7 +32,7 @@ def _evaluate(successes, valid, tasks=('a', 'b', 'c')):
         valid=np.array(valid, bool).ravel()), size, 0)
 
   result = evaluation.evaluate(
-      tasks, _PLAYER, collect, episodes=np.shape(valid)[1])
+      tasks, _PLAYER, collect, draws=np.shape(valid)[1])
   return result, asked
 
 

@@ -9,8 +9,8 @@ def _row(number, **more):
   return {
       'round': number, 'success_rate': .5, 'tasks_above_60': 2,
       'replaced_fraction': .25, 'step_samples': 30, 'augmented_steps': 4,
-      'environment_failures': 1, 'rollout_seconds': 2., 'update_seconds': 3.,
-      **more}
+      'entropy': .625, 'tasks_without_spread': .5, 'environment_failures': 1,
+      'rollout_seconds': 2., 'update_seconds': 3., **more}
 
 
 def _lines(capsys, num_rounds, evaluated=()):
@@ -39,5 +39,11 @@ def test_what_a_line_says(capsys):
   line, = _lines(capsys, 1)
   assert line.startswith(
       'round   0  success  50 %  tasks > 60 %: 2/8  replaced 25 %  '
-      'step samples 30 (4 augmented)  failures 1  rollout 2 s  update 3 s  '
-      'left ')
+      'step samples 30 (4 augmented)  entropy 0.62  alike 50 %  failures 1  '
+      'rollout 2 s  update 3 s  left ')
+
+
+def test_an_update_that_is_not_finite_has_no_entropy(capsys):
+  with progress_lib.RunProgress(1) as progress:
+    progress.round_done(_row(0, entropy=None), 8)
+  assert 'entropy ?  alike' in capsys.readouterr().out

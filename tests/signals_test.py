@@ -57,6 +57,7 @@ def test_groups_without_spread():
 @pytest.mark.parametrize('alike, samples, entropy, rates, told', [
     (1, 0, 0, [1, .3], True), (1, 9, .04, [1, .3], True),
     (1, 9, .06, [1, .3], False),  # it still tries
+    (1, 9, None, [1, .3], False),  # an update that was not finite
     (.9, 0, 0, [1, .3], False), (1, 0, 0, [1, .9], False)])
 def test_the_sentence(alike, samples, entropy, rates, told):
   row = {'round': 7, 'tasks_without_spread': alike, 'step_samples': samples,

@@ -67,13 +67,15 @@ class RunProgress:
     if ('eval_success_rate' not in row
         and (row['round'] + 1) % self._line_every):
       return
+    # An update that is not finite has no numbers.
+    entropy = '?' if row['entropy'] is None else f'{row["entropy"]:.2f}'
     line = (
         f'round {row["round"]:3d}  success {100 * row["success_rate"]:3.0f} %  '
         f'tasks > 60 %: {row["tasks_above_60"]}/{num_tasks}  '
         f'replaced {100 * row["replaced_fraction"]:2.0f} %  '
         f'step samples {row["step_samples"]} '
         f'({row["augmented_steps"]} augmented)  '
-        f'entropy {row["entropy"]:.2f}  '
+        f'entropy {entropy}  '
         f'alike {100 * row["tasks_without_spread"]:.0f} %  '
         f'failures {row["environment_failures"]}  '
         f'rollout {row["rollout_seconds"]:.0f} s  '

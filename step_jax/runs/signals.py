@@ -54,7 +54,8 @@ def sentence(row: dict[str, Any], success_rate: np.ndarray) -> str:
   """
   unsolved = int((success_rate < 0.6).sum())
   if not unsolved or row['tasks_without_spread'] < 1 or (
-      row['step_samples'] and row['entropy'] > _LITTLE_ENTROPY):
+      row['step_samples']
+      and (row['entropy'] is None or row['entropy'] > _LITTLE_ENTROPY)):
     return ''
   return (f'round {row["round"]}: the policy has become deterministic, all '
           f'copies of each task end alike, while {unsolved} of '
