@@ -229,22 +229,30 @@ def test_hyper_parameters_may_be_traced(name):
   chex.assert_trees_all_close(jax.jit(run)(options), run(options), rtol=1e-6)
 
 
+@pytest.fixture(name='x64')
+def made_x64():
+  """64 bits, in a way that the oldest jax knows, too."""
+  jax.config.update('jax_enable_x64', True)
+  yield
+  jax.config.update('jax_enable_x64', False)
+
+
 @ALL
+@pytest.mark.usefixtures('x64')
 def test_in_64_bits(name):
   sampler = SAMPLERS[name]
-  with jax.enable_x64(True):
-    state = sampler.init(NUM_TASKS)
-    ids, returns, where = _round(8)
-    for dtype in (np.int32, np.int64):
-      state = sampler.update(
-          state, ids.astype(dtype), returns.astype(np.float64), where=where)
-      slots = sampler.propose(
-          jax.random.key(0), BASE.astype(dtype), state, group_size=4)
-      assert slots.dtype == jnp.int32
-      np.testing.assert_array_equal(slots[::4], BASE)
-    chex.assert_trees_all_equal_shapes_and_dtypes(
-        state, sampler.init(NUM_TASKS))
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
+  state = sampler.init(NUM_TASKS)
+  ids, returns, where = _round(8)
+  for dtype in (np.int32, np.int64):
+    state = sampler.update(
+        state, ids.astype(dtype), returns.astype(np.float64), where=where)
+    slots = sampler.propose(
+        jax.random.key(0), BASE.astype(dtype), state, group_size=4)
+    assert slots.dtype == jnp.int32
+    np.testing.assert_array_equal(slots[::4], BASE)
+  chex.assert_trees_all_equal_shapes_and_dtypes(
+      state, sampler.init(NUM_TASKS))
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
 
 
 @ALL
