@@ -161,7 +161,7 @@ def _assign(
   if not method.augment:
     return credit.without_groups(
         singles, method=method, max_steps=config.max_steps), success_rate, 0
-  sample = _sampler(setup.policy, config.temperature)
+  sample = _sample_fn(setup.policy, config.temperature)
   augment: Callable[..., types.RoundBatch] = functools.partial(
       credit.augment_steps, sample_fn=sample)
   if setup.policy.load is not None:
@@ -176,7 +176,7 @@ def _assign(
 
 
 @functools.lru_cache(maxsize=1)
-def _sampler(policy: base.Policy, temperature: float) -> Callable[..., Any]:
+def _sample_fn(policy: base.Policy, temperature: float) -> Callable[..., Any]:
   """The same function object every round, so that jit knows it again."""
   return functools.partial(
       policy.sample_many or policy.sample, temperature=temperature)

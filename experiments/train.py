@@ -203,11 +203,10 @@ def _run_rounds(
     state = new_state
     row['compilations'] = compilations.count
     compilations.count = 0
-    log.append(row, np.asarray(state.success_rate))
+    record = np.asarray(state.success_rate)
+    log.append(row, record)
     progress.round_done(log.rows[-1], len(tasks))
-    sentence = signals.sentence(
-        log.rows[-1], np.asarray(state.success_rate))
-    if sentence and not told:
+    if not told and (sentence := signals.sentence(log.rows[-1], record)):
       progress.say(sentence)
       told = True
     if (round_index + 1) % config.checkpoint_every == 0 or is_last:

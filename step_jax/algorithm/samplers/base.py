@@ -82,7 +82,16 @@ def counted(
     task_ids: chex.Array, returns: chex.Array, where: chex.Array | None,
     num_tasks: int,
 ) -> chex.Array:
-  """Checks a round's arrays; `[B]` bool, the trajectories that count."""
+  """Checks a round's arrays, and says which of its trajectories count.
+
+  Args:
+    task_ids, returns: `[B]`.
+    where: `[B]` bool, False = lost trajectory; None if none was.
+    num_tasks: N.
+
+  Returns:
+    `[B]` bool: not lost, and of a task in [0, N).
+  """
   chex.assert_rank([task_ids, returns], 1)
   chex.assert_equal_shape([task_ids, returns])
   known = (0 <= task_ids) & (task_ids < num_tasks)

@@ -1,5 +1,6 @@
 """Prioritized Level Replay: tasks whose outcome is not what was expected."""
 
+import functools
 from typing import NamedTuple
 
 import chex
@@ -82,8 +83,8 @@ def plr(
             ran, total / jnp.maximum(collected, 1), state.scores
         ).astype(state.scores.dtype),
         success_rate=base.smoothed(
-            lambda *counts: success_rate_lib.ema_success_rate(
-                *counts, decay=decay),
+            functools.partial(
+                success_rate_lib.ema_success_rate, decay=decay),
             state.success_rate, task_ids, returns, where),
         last_seen=jnp.where(ran, count, state.last_seen), count=count)
 

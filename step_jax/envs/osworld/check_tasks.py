@@ -68,6 +68,7 @@ def play(env: env_lib.OSWorldEnv, task: tasks_lib.Task, way: str
 
 
 def main(argv: list[str]) -> None:
+  """Runs the command, and exits with its code."""
   logging.set_verbosity(logging.WARNING)  # no line for each request
   if len(argv) != 2:
     raise app.UsageError('expected one folder with tasks')
