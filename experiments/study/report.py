@@ -1,7 +1,6 @@
 """Tables and figures of the study, from the numbers that its runs wrote."""
 
-from collections.abc import Callable, Sequence
-import json
+from collections.abc import Callable, Mapping, Sequence
 import pathlib
 import sys
 from typing import NamedTuple
@@ -24,33 +23,44 @@ _CLAIMS = {
     'SR-Adv helps': ('step_advantage_only', 'step_grpo'),
     'the three beat `step_grpo`': ('step', 'step_grpo'),
     'the three beat `trajectory_grpo`': ('step', 'trajectory_grpo'),
+    'ours: the negative half helps': ('step_signed', 'step_no_augmentation'),
+    'ours: SL-GRPO helps beside it': ('step_signed_augmented', 'step_signed'),
 }
+_OURS = ('step_signed', 'step_signed_augmented')
 _RESAMPLES = 10_000
-_BINS = np.linspace(0, 1, 6)
+_MASTERED = 0.8
+
+Interval = tuple[float, float, float]
 
 
 class Results(NamedTuple):
   """Runs that differ by seed: R seeds, E evaluations, N tasks, I rounds."""
-  name: str
-  greedy: np.ndarray  # [R, E, all tasks]
-  sampled: np.ndarray  # [R, E, training tasks]
-  records: np.ndarray  # [R, E, training tasks], s_hat
+  greedy: np.ndarray  # [R, E, N]
+  sampled: np.ndarray  # [R, E, N], at the training temperature
+  records: np.ndarray  # [R, E, N], s_hat
+  draws: np.ndarray  # [R, all tasks], greedy, fresh draws after the last round
   rounds: np.ndarray  # [R, I, fields]
-
-  @property
-  def train(self) -> np.ndarray:
-    """Mean greedy success on the training tasks, `[R, E]`."""
-    return self.greedy[..., :self.sampled.shape[-1]].mean(axis=-1)
-
-  @property
-  def everything(self) -> np.ndarray:
-    """Mean greedy success on all tasks, `[R, E]`."""
-    return self.greedy.mean(axis=-1)
 
   @property
   def above_60(self) -> np.ndarray:
     """Training tasks above 60 % at the training temperature, `[R, E]`."""
     return (self.sampled > 0.6).sum(axis=-1)
+
+  @property
+  def area(self) -> np.ndarray:
+    """The primary number, `[R]`."""
+    return plan.area(self.above_60)
+
+  @property
+  def final(self) -> np.ndarray:
+    """Greedy success on the training tasks at the end, percent, `[R]`."""
+    return 100 * self.greedy[:, -1].mean(axis=-1)
+
+  def of_draws(self, held_out: bool) -> np.ndarray:
+    """Greedy success on fresh draws at the end, percent, `[R]`."""
+    count = self.sampled.shape[-1]
+    draws = self.draws[:, count:] if held_out else self.draws[:, :count]
+    return 100 * draws.mean(axis=-1)
 
   def field(self, name: str) -> np.ndarray:
     """A column of the rounds, `[R, I]`."""
@@ -58,19 +68,20 @@ class Results(NamedTuple):
 
 
 def load(workdir: pathlib.Path, part: str) -> dict[str, Results]:
-  """All finished runs of a part, by name."""
+  """All finished runs of a part, by what is run but for the learning rate."""
   results = {}
   for folder in sorted((workdir / part).glob('*')):
-    runs = [dict(np.load(path)) for path in sorted(folder.glob('[0-9]*.npz'))
+    runs = [dict(np.load(path)) for path in sorted(
+        folder.glob('[0-9]*.npz'), key=lambda path: path.stem)
             if path.stem.isdigit()]
     if runs:
-      results[folder.name] = Results(folder.name, *(
-          np.stack([run[key] for run in runs])
-          for key in ('greedy', 'sampled', 'records', 'rounds')))
+      method, _, *changed = folder.name.split(',')
+      results[','.join([method, *changed])] = Results(*(
+          np.stack([run[key] for run in runs]) for key in Results._fields))
   return results
 
 
-def interval(values: np.ndarray) -> tuple[float, float, float]:
+def interval(values: np.ndarray) -> Interval:
   """Mean over seeds `[R]` and its 95 % bootstrap interval."""
   rng = np.random.default_rng(0)
   means = rng.choice(values, (_RESAMPLES, len(values))).mean(axis=1)
@@ -78,81 +89,70 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
   return float(values.mean()), float(low), float(high)
 
 
-def probability_of_improvement(
-    x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
-  """P(X > Y) + P(X = Y) / 2 over pairs of seeds, and its 95 % interval.
+def difference(one: np.ndarray, other: np.ndarray) -> Interval:
+  """Of runs with the same seed: mean and 95 % interval over the pairs."""
+  count = min(len(one), len(other))
+  return interval(one[:count] - other[:count])
 
-  rliable's definition (arXiv 2108.13264), with the suite as one task.
+
+def steps_until(results: Results, level: float) -> float | None:
+  """Environment steps until the mean greedy curve first reaches a level.
+
+  Args:
+    results: of one setting.
+    level: of success on the training tasks, in [0, 1]; interpolated.
   """
-  rng = np.random.default_rng(0)
-
-  def probability(x, y):
-    return np.mean((x[..., :, None] > y[..., None, :])
-                   + 0.5 * (x[..., :, None] == y[..., None, :]), axis=(-2, -1))
-
-  drawn = probability(rng.choice(x, (_RESAMPLES, len(x))),
-                      rng.choice(y, (_RESAMPLES, len(y))))
-  low, high = np.percentile(drawn, (2.5, 97.5))
-  return float(probability(x, y)), float(low), float(high)
-
-
-def rounds_to_reach(curve: np.ndarray, level: float) -> float | None:
-  """Rounds at which a mean curve `[E]` first reaches a level, interpolated."""
+  curve = results.greedy.mean(axis=(0, 2))
+  steps = results.field('environment_steps').mean(axis=0).cumsum()
+  steps = np.concatenate([[0.], steps[plan.EVAL_EVERY - 1::plan.EVAL_EVERY]])
   reached = np.flatnonzero(curve >= level)
   if not reached.size:
     return None
   after = int(reached[0])
   if not after:
     return 0.
-  low, high = curve[after - 1], curve[after]
-  return plan.EVAL_EVERY * (after - 1 + (level - low) / (high - low))
+  return float(np.interp(level, curve[after - 1:after + 1],
+                         steps[after - 1:after + 1]))
 
 
 def write(workdir: pathlib.Path) -> None:
-  """Writes `tables.md` and figures of `methods` and the other parts done."""
-  methods = {name.split(',')[0]: results
-             for name, results in load(workdir, 'methods').items()}
+  """Writes `tables.md` and the figures of the parts that are done."""
+  parts = {part: load(workdir, part) for part in plan.PARTS[1:]}
+  methods = parts['methods']
   missing = set(step_jax.METHODS) - set(methods)
   if missing:
     sys.exit(f'runs of {", ".join(sorted(missing))} are missing; '
              'run --part=methods first')
-  thresholds, sampling = (
-      load(workdir, part) for part in ('thresholds', 'sampling'))
-  rates = json.loads((workdir / 'learning_rates.json').read_text())
-  step = {'s_low=0.2 (default)': methods['step']}
-  lows = step | {_change(name): r for name, r in thresholds.items()}
-  parts = [_methods_table(methods, rates), _claims_table(methods, lows),
-           _efficiency_table(methods), _seconds_table(methods),
-           _calibration_table(methods['step'])]
-  settings = {'default': _first_seeds(methods['step'])} | {
-      _change(name): r for name, r in sampling.items()}
-  parts += [_variants_table('s_low', lows),
-            _variants_table('Sampling', settings)]
-  (workdir / 'tables.md').write_text('\n\n'.join(parts) + '\n')
-  for name, figure in (
-      ('tasks_above_60', _curves(
-          methods, lambda r: r.above_60, 'training tasks above 60 %')),
-      ('success', _curves(
-          methods, lambda r: 100 * r.train, 'greedy success, training tasks (%)'
-      )),
-      ('mastered_share', _mastered(methods)),
-      ('s_low', _curves(
-          lows, lambda r: 100 * r.train, 'greedy success, training tasks (%)')),
-      ('sampling', _curves(
-          settings, lambda r: 100 * r.train,
-          'greedy success, training tasks (%)'))):
-    figure.savefig(workdir / f'{name}.png', dpi=100)
+  tables = [
+      _table_of('Desk, fixed episodes', methods, _BASELINES),
+      _claims_table(methods)]
+  if parts['drawn']:
+    tables.append(_table_of(
+        'Desk, drawn episodes',
+        {name.split(',')[0]: r for name, r in parts['drawn'].items()},
+        _BASELINES[:1]))
+  if parts['groups']:
+    tables.append(_table_of(
+        'Weight of a step-level group, and s_low',
+        {'step': methods['step'], **parts['groups']}, ('step',)))
+  if parts['samplers']:
+    tables.append(_samplers_table(methods, parts['samplers']))
+  if parts['starts']:
+    tables.append(_table_of(
+        'Other starting points', parts['starts'], ()))
+  if (workdir / 'alternatives.npz').exists():
+    with np.load(workdir / 'alternatives.npz') as saved:
+      tables += _alternatives_tables(saved['rows'])
+  tables += [_cost_table(methods), _calibration_table(methods['step'])]
+  (workdir / 'tables.md').write_text('\n\n'.join(tables) + '\n')
+  others = sorted(set(step_jax.METHODS) - {*_OURS, 'step'},
+                  key=lambda name: -methods[name].area.mean())
+  ours = max(_OURS, key=lambda name: methods[name].area.mean())
+  _draw_curves({name: methods[name] for name in (ours, *others[:2], 'step')}
+               ).savefig(workdir / 'story.png', dpi=100)
+  _draw_curves(methods).savefig(workdir / 'methods.png', dpi=100)
+  _draw_mastered(methods).savefig(workdir / 'mastered_share.png', dpi=100)
   print(f'written: {workdir / "tables.md"} and figures beside it')
-
-
-def _change(name: str) -> str:
-  """What differs from the tuned default, from a run's folder name."""
-  return ', '.join(name.split(',')[2:])
-
-
-def _first_seeds(results: Results) -> Results:
-  count = len(plan.FEWER_SEEDS)
-  return Results(results.name, *(x[:count] for x in results[1:]))
 
 
 def _table(title: str, columns: Sequence[str],
@@ -162,106 +162,132 @@ def _table(title: str, columns: Sequence[str],
       '| ' + ' | '.join(line) + ' |' for line in lines)
 
 
-def _percent(values: np.ndarray) -> str:
-  mean, low, high = interval(100 * values)
-  return f'{mean:.1f} [{low:.1f}, {high:.1f}]'
+def _show(found: Interval) -> str:
+  return f'{found[0]:.1f} [{found[1]:.1f}, {found[2]:.1f}]'
 
 
-def _methods_table(methods: dict[str, Results],
-                   rates: dict[str, float]) -> str:
-  start = next(iter(methods.values()))
-  rows = [['warm start', '', f'{100 * start.train[0, 0]:.1f}',
-           f'{100 * start.everything[0, 0]:.1f}', '', '']]
-  for name, results in methods.items():
-    final = results.train[:, -1]
-    rows.append([
-        f'`{name}`', f'{rates[name]:g}', _percent(final),
-        _percent(results.everything[:, -1])] + [
-            '' if name == other else '{:.2f} [{:.2f}, {:.2f}]'.format(
-                *probability_of_improvement(
-                    final, methods[other].train[:, -1]))
-            for other in _BASELINES])
-  return _table(
-      f'Greedy success after {plan.NUM_ROUNDS} rounds, mean and 95 % interval '
-      f'over {len(start.greedy)} seeds',
-      ('method', 'learning rate', 'train (128)', 'all (369)',
-       *(f'P(better than `{other}`)' for other in _BASELINES)), rows)
-
-
-def _claims_table(methods: dict[str, Results],
-                  lows: dict[str, Results]) -> str:
-  """The paper's claims as differences between runs of the same seed."""
-  pairs = [(claim, methods[one], methods[other], f'`{one}` - `{other}`')
-           for claim, (one, other) in _CLAIMS.items()]
-  default, *larger = lows.items()
-  pairs += [('s_low = 0.2 beats larger', default[1], results,
-             f'`step` - `step` with {name}') for name, results in larger]
+def _table_of(title: str, settings: Mapping[str, Results],
+              baselines: Sequence[str]) -> str:
+  """A row for each setting, the best primary number first."""
   rows = []
-  for claim, one, other, difference in pairs:
-    count = min(len(one.greedy), len(other.greedy))
-    rows.append([claim, difference] + [
-        _percent(one_value[:count] - other_value[:count])
-        for one_value, other_value in (
-            (one.train[:, -1], other.train[:, -1]),
-            (one.everything[:, -1], other.everything[:, -1]),
-            (one.train.mean(axis=1), other.train.mean(axis=1)))])
+  for name, r in sorted(settings.items(), key=lambda x: -x[1].area.mean()):
+    until = steps_until(r, 0.5)
+    rows.append([
+        f'`{name}`', f'{len(r.area)}', _show(interval(r.area))] + [
+            '' if name == other else _show(
+                difference(r.area, settings[other].area))
+            for other in baselines] + [
+                _show(interval(x)) for x in (
+                    r.final, r.of_draws(False), r.of_draws(True),
+                    (r.sampled[:, -1] > _MASTERED).sum(axis=-1))] + [
+                        f'{until:,.0f}' if until is not None
+                        else 'not reached'])
+  start = next(iter(settings.values()))
+  return _table(title, (
+      'setting', 'seeds', 'tasks above 60 %, mean over training',
+      *(f'minus `{other}`, paired' for other in baselines),
+      f'greedy, training tasks (begins at {100 * start.greedy[0, 0].mean():.0f}'
+      ' %)', 'fresh draws of them', 'held-out tasks',
+      'mastered (above 80 %)', 'environment steps until 50 %'), rows)
+
+
+def _claims_table(methods: dict[str, Results]) -> str:
+  """Claims as differences between runs of the same seed."""
+  rows = [[claim, f'`{one}` - `{other}`'] + [
+      _show(difference(value(methods[one]), value(methods[other])))
+      for value in (lambda r: r.area, lambda r: r.final,
+                    lambda r: r.of_draws(False))]
+          for claim, (one, other) in _CLAIMS.items()]
   adaptive, uniform = (
-      methods[name].rounds[..., 0].mean(axis=1)
+      100 * methods[name].rounds[..., 0].mean(axis=1)
       for name in ('step', 'step_no_resampling'))
   rows.append(['mastered tasks give fewer of the successes',
-               'share with `step` - share with `step_no_resampling`',
-               _percent(adaptive - uniform), '', ''])
-  return _table(
-      'The claims, as differences in percentage points between runs of the '
-      'same seed, mean and 95 % interval',
-      ('claim', 'difference', 'train (128)', 'all (369)',
-       'train, mean of all evaluations'), rows)
+               'their share of them, `step` - `step_no_resampling`',
+               _show(difference(adaptive, uniform)), '', ''])
+  return _table('The claims, paired by seed', (
+      'claim', 'difference', 'tasks above 60 %, mean over training',
+      'greedy, training tasks, points', 'fresh draws, points'), rows)
 
 
-def _efficiency_table(methods: dict[str, Results]) -> str:
-  curves = {name: r.train.mean(axis=0) for name, r in methods.items()}
-  start = next(iter(curves.values()))[0]
-  best = max(curve[-1] for curve in curves.values())
+def _samplers_table(methods: dict[str, Results],
+                    others: dict[str, Results]) -> str:
   rows = []
-  for name, curve in curves.items():
-    row = [f'`{name}`']
-    for share in (0.5, 0.8):
-      rounds = rounds_to_reach(curve, start + share * (best - start))
-      row.append('not reached' if rounds is None else f'{256 * rounds:,.0f}')
+  for sampler in plan.SAMPLERS:
+    row = [f'`{sampler}`']
+    for method in plan.CREDITS.values():
+      same = plan.method_of(method, sampler)
+      found = methods[same] if same else others.get(
+          f'{method},sampler={sampler}')
+      if found is None:
+        row.append('not run')
+        continue
+      count = len(plan.FEWER_SEEDS)
+      area, final = interval(found.area[:count]), interval(found.final[:count])
+      row.append(f'{_show(area)}; {_show(final)} %')
     rows.append(row)
   return _table(
-      'Trajectories until the mean curve has gone half and 80 % of the way '
-      f'from the warm start to the best final mean ({100 * best:.1f} %)',
-      ('method', 'half', '80 %'), rows)
+      'Samplers x advantages: tasks above 60 %, mean over training; greedy, '
+      f'training tasks at the end ({len(plan.FEWER_SEEDS)} seeds)',
+      ('sampler', *plan.CREDITS), rows)
 
 
-def _seconds_table(methods: dict[str, Results]) -> str:
+def _alternatives_tables(rows: np.ndarray) -> list[str]:
+  """Of `[groups, 7]`, see `alternatives.measure`."""
+  rounds, record, matching, pull, original, right, others = rows.T
+  by_round, by_matching = [], []
+  for index in np.unique(rounds):
+    at = rounds == index
+    by_round.append([
+        f'{index:.0f}', f'{at.sum()}', f'{record[at].mean():.2f}',
+        f'{100 * original[at].mean():.0f} %',
+        f'{(matching[at] - 1).mean():.1f}',
+        f'{100 * right[at].sum() / max(others[at].sum(), 1):.0f} %'])
+  for m in np.unique(matching):
+    at = matching == m
+    by_matching.append([
+        f'{m:.0f}', f'{100 * at.mean():.0f} %', f'{pull[at].mean():.2f}',
+        f'{100 * original[at].mean():.0f} %',
+        f'{100 * right[at].sum() / others[at].sum():.0f} %'
+        if others[at].sum() else '-'])
+  return [
+      _table('Step-level groups of `step`, five seeds', (
+          'round', 'groups', 'mean s_hat', 'originals that were right',
+          'alternatives that match, of 7', 'others that were right'), by_round),
+      _table('The pull on the original by the number m of matching candidates',
+             ('m', 'groups', 'sum of A over what matches, in units of 1 - '
+              's_hat', 'originals that were right', 'others that were right'),
+             by_matching)]
+
+
+def _cost_table(methods: dict[str, Results]) -> str:
   rows = []
   for name, results in methods.items():
-    # The first round compiles.
-    rollout, update = (
+    rollout, update = (  # the first round compiles
         float(np.median(results.field(field)[:, 1:]))
         for field in ('rollout_seconds', 'update_seconds'))
     rows.append([
         f'`{name}`', f'{rollout:.2f}', f'{update:.2f}',
-        f'{results.field("environment_steps").mean():,.0f}',
-        f'{results.field("step_samples").mean():,.0f}',
-        f'{results.field("augmented_steps").mean():,.0f}',
-        f'{100 * results.field("replaced_fraction").mean():.0f} %'])
+        *(f'{results.field(field).mean():,.0f}' for field in (
+            'environment_steps', 'step_samples', 'augmented_steps')),
+        *(f'{100 * results.field(field).mean():.0f} %' for field in (
+            'replaced_fraction', 'tasks_without_spread')),
+        f'{results.field("entropy")[:, -1].mean():.2f}'])
   return _table(
       'Seconds per round on one core (medians), and what a round holds (means)',
       ('method', 'rollout', 'update', 'environment steps', 'step samples',
-       'augmented steps', 'replaced slots'), rows)
+       'augmented steps', 'replaced slots', 'tasks whose copies end alike',
+       'entropy at the end, nats'), rows)
 
 
 def _calibration_table(results: Results) -> str:
   record = results.records[:, -1].ravel()
   truth = results.sampled[:, -1].ravel()
-  which = np.clip(np.digitize(record, _BINS) - 1, 0, len(_BINS) - 2)
+  bins = np.linspace(0, 1, 6)
+  which = np.clip(np.digitize(record, bins) - 1, 0, len(bins) - 2)
   rows = [
-      [f'{_BINS[i]:.1f} - {_BINS[i + 1]:.1f}', f'{(which == i).sum()}',
+      [f'{bins[i]:.1f} - {bins[i + 1]:.1f}', f'{(which == i).sum()}',
        f'{record[which == i].mean():.2f}', f'{truth[which == i].mean():.2f}']
-      for i in range(len(_BINS) - 1) if (which == i).any()]
+      for i in range(len(bins) - 1) if (which == i).any()]
   error = np.abs(record - truth).mean()
   return _table(
       'The record s_hat of `step` after the last round beside the success of '
@@ -269,46 +295,36 @@ def _calibration_table(results: Results) -> str:
       ('s_hat', 'tasks', 'mean s_hat', 'mean evaluation'), rows)
 
 
-def _variants_table(title: str, variants: dict[str, Results]) -> str:
-  return _table(
-      f'{title}: `step`, {len(next(iter(variants.values())).greedy)} seeds',
-      ('setting', 'train (128)', 'all (369)', 'best on the way, train'),
-      [[name, _percent(r.train[:, -1]), _percent(r.everything[:, -1]),
-        f'{100 * r.train.mean(axis=0).max():.1f}']
-       for name, r in variants.items()])
-
-
-def _curves(results: dict[str, Results],
-            value: Callable[[Results], np.ndarray],
-            label: str) -> matplotlib.figure.Figure:
-  figure = matplotlib.figure.Figure(figsize=(7, 4.2), layout='constrained')
+def _draw_lines(lines: Mapping[str, np.ndarray], x: np.ndarray, label: str,
+                legend: Callable[[str], str]) -> matplotlib.figure.Figure:
+  """A line with its interval for each `[R, len(x)]`."""
+  figure = matplotlib.figure.Figure(figsize=(7, 4), layout='constrained')
   axes = figure.subplots()
-  rounds = np.arange(0, plan.NUM_ROUNDS + 1, plan.EVAL_EVERY)
-  for index, (name, runs) in enumerate(results.items()):
-    bands = np.array([interval(x) for x in value(runs).T.astype(float)])
-    style = '-' if index < 5 else '--'
-    line, = axes.plot(rounds, bands[:, 0], style, label=name, marker='.')
-    axes.fill_between(rounds, bands[:, 1], bands[:, 2], alpha=0.12,
+  for index, (name, values) in enumerate(lines.items()):
+    bands = np.array([interval(column) for column in values.T.astype(float)])
+    line, = axes.plot(x, bands[:, 0], '-' if index < 6 else '--',
+                      label=legend(name))
+    axes.fill_between(x, bands[:, 1], bands[:, 2], alpha=0.12,
                       color=line.get_color())
-  axes.set(xlabel='rounds of 256 trajectories', ylabel=label)
+  axes.set(xlabel='trajectories', ylabel=label)
+  axes.xaxis.set_major_formatter('{x:,.0f}')
   axes.legend(fontsize=8)
   axes.grid(alpha=0.3)
   return figure
 
 
-def _mastered(methods: dict[str, Results]) -> matplotlib.figure.Figure:
-  figure = matplotlib.figure.Figure(figsize=(7, 3.6), layout='constrained')
-  axes = figure.subplots()
-  for name, label in (('step_no_resampling', 'uniform'),
-                      ('step', 'adaptive (SR-Traj)')):
-    share = 100 * methods[name].rounds[..., 0]
-    bands = np.array([interval(x) for x in share.T])
-    rounds = np.arange(len(bands))
-    line, = axes.plot(rounds, bands[:, 0], label=label)
-    axes.fill_between(rounds, bands[:, 1], bands[:, 2], alpha=0.15,
-                      color=line.get_color())
-  axes.set(xlabel='round', ylim=(0, 100),
-           ylabel='successes from mastered tasks (%)')
-  axes.legend()
-  axes.grid(alpha=0.3)
-  return figure
+def _draw_curves(settings: Mapping[str, Results]) -> matplotlib.figure.Figure:
+  x = 256 * np.arange(0, plan.NUM_ROUNDS + 1, plan.EVAL_EVERY)
+  return _draw_lines(
+      {name: results.above_60 for name, results in settings.items()}, x,
+      'training tasks above 60 %, of 128',
+      lambda name: {'step': 'step (the paper)'}.get(
+          name, f'{name} (ours)' if name in _OURS else name))
+
+
+def _draw_mastered(methods: dict[str, Results]) -> matplotlib.figure.Figure:
+  return _draw_lines(
+      {name: 100 * methods[name].rounds[..., 0]
+       for name in ('step_no_resampling', 'step')},
+      256 * np.arange(plan.NUM_ROUNDS), 'successes from mastered tasks (%)',
+      lambda name: 'adaptive (SR-Traj)' if name == 'step' else 'uniform')

@@ -1,20 +1,17 @@
 """Compares the methods on Desk with many seeds.
 
   python experiments/study/run.py
-      --part=sweep|methods|thresholds|sampling|report
+      --part=sweep|methods|drawn|groups|samplers|starts|alternatives|report
       [--workdir=DIR] [--processes=n]
 
-`sweep` tunes the learning rate of every method with the same budget, on seeds
-that nothing else uses, and `methods` trains each with ten seeds; `thresholds`
-varies s_low, and `sampling` kappa, s_0 and the smoothing of s_hat. Every run
-begins from the same warm start, takes the same number of trajectories and
-optimiser steps, and is evaluated on the same episodes at the same rounds. A run
-that is done is not done again, so each part can be interrupted and resumed.
-`report` writes the tables and the figures.
+docs/study.md says what each part is for. Every run begins from the same warm
+start, takes the same number of trajectories and optimiser steps, and is
+evaluated on the same episodes at the same rounds. A run that is done is not
+done again, so each part can be interrupted and resumed. `report` writes the
+tables and the figures of the parts that are there.
 """
 
 import argparse
-from collections.abc import Sequence
 from concurrent import futures
 import functools
 import multiprocessing
@@ -27,24 +24,33 @@ from typing import Any
 if __name__ in ('__main__', '__mp_main__'):  # a script, run from anywhere
   sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
+import jax
 import numpy as np
 from rich import progress as rich_progress
 
+from configs import osworld
+from experiments import collectors
+from experiments import rounds
+from experiments import setups
+from experiments import warm_start
+from experiments import worlds
+from experiments.study import alternatives
 from experiments.study import plan
 from experiments.study import report
 import step_jax
+from step_jax.envs.desk import simulator
+from step_jax.rollout import collect as collect_lib
+from step_jax.runs import evaluation
 
 _MASTERED = 0.8
 
 
 def train_once(run: plan.Run, workdir: pathlib.Path) -> None:
   """Trains and evaluates one run, and writes its numbers."""
-  from experiments import rounds
-
-  setup, params, collect = _setup(run, workdir)
+  setup, params, collect = make_setup(run, workdir)
   state = rounds.start(setup, params)
   evaluations, rows = [], []
-  eval_every = plan.NUM_ROUNDS if run.part == 'sweep' else plan.EVAL_EVERY
+  eval_every = plan.EVAL_EVERY * (2 if run.part == 'sweep' else 1)
   for round_index in range(plan.NUM_ROUNDS + 1):
     record = np.asarray(state.success_rate)
     if round_index % eval_every == 0:
@@ -58,77 +64,78 @@ def train_once(run: plan.Run, workdir: pathlib.Path) -> None:
         succeeded[record > _MASTERED].sum() / max(succeeded.sum(), 1),
         *(float(row[name]) for name in plan.ROUND_FIELDS)])
   greedy, sampled, records = map(np.array, zip(*evaluations))
+  draws = _success(collect, state.learner.params, simulator.TASKS.names,
+                   setup.config.eval_temperature, plan.GREEDY_EPISODES)
   path = workdir / run.path
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_suffix(f'.{os.getpid()}.npz')
   np.savez(partial, greedy=greedy, sampled=sampled, records=records,
-           rounds=np.array(rows, np.float32))
+           draws=draws, rounds=np.array(rows, np.float32))
   os.replace(partial, path)
 
 
 def _evaluate(setup: Any, params: Any, collect: Any) -> tuple[Any, Any]:
-  """Greedy success of all 369 tasks, sampled success of the training tasks."""
-  import jax
+  """Greedy and sampled success of the training tasks, `[N]` each.
 
-  from step_jax.rollout import collect as collect_lib
-  from step_jax.runs import evaluation
-
-  def success(tasks, episodes, temperature):
-    player = collect_lib.Player(params, jax.random.key(0), temperature)
-    solved, _ = evaluation.play(
-        tasks, player, functools.partial(collect, name=''),
-        episodes=episodes)
-    return solved.mean(axis=1)
-
+  Of the instances that are trained on, or where there are none of fresh draws.
+  """
+  config, tasks = setup.config, setup.world.tasks
+  fixed = config.env.episodes == 'fixed'
   return (
-      success(_all_tasks(), plan.GREEDY_EPISODES,
-              setup.config.eval_temperature),
-      success(setup.world.tasks, plan.SAMPLED_EPISODES,
-              setup.config.temperature))
+      _success(collect, params, tasks, config.eval_temperature,
+               1 if fixed else plan.GREEDY_EPISODES, fixed=fixed),
+      _success(collect, params, tasks, config.temperature,
+               plan.SAMPLED_EPISODES, fixed=fixed))
+
+
+def _success(collect: Any, params: Any, tasks: Any, temperature: float,
+             episodes: int, fixed: bool = False) -> np.ndarray:
+  """`[N]`: each task's share of solved episodes, the same for all runs."""
+  player = collect_lib.Player(params, jax.random.key(0), temperature)
+  solved, _ = evaluation.play(
+      tasks, player, functools.partial(collect, name=''), episodes=episodes,
+      fixed=fixed)
+  return solved.mean(axis=1)
 
 
 def _config(method: str, seed: int) -> Any:
-  from configs import osworld
   config = osworld.get_config(method)
   config.seed = seed
-  config.env.episodes = 'drawn'
+  config.env.episodes = 'fixed'
+  config.group_weight = 'sample'
   config.optimizer.decay_rounds = plan.NUM_ROUNDS
   config.optimizer.num_minibatches = plan.NUM_MINIBATCHES
   return config
 
 
-def _setup(run: plan.Run, workdir: pathlib.Path) -> tuple[Any, Any, Any]:
+def make_setup(run: plan.Run, workdir: pathlib.Path) -> tuple[Any, Any, Any]:
   """The run's setup, where every run begins, and the collector.
 
   What runs have in common is compiled once in a process.
   """
-  shared, params, collect = _shared(workdir)
+  start = tuple(x for x in run.overrides
+                if x[0].startswith(('policy.', 'warm_start.')))
+  shared, params, collect = _shared(workdir, start)
   config = _config(run.method, run.seed)
   config.update_from_flattened_dict(dict(run.overrides))
-  learner = _learner(workdir, config.optimizer.learning_rate)
+  learner = _learner(workdir, start, config.optimizer.learning_rate)
   return shared._replace(
       config=config, method=step_jax.METHODS[run.method],
       learner=learner), params, collect
 
 
 @functools.cache
-def _learner(workdir: pathlib.Path, learning_rate: float) -> Any:
-  from experiments import setups
+def _learner(
+    workdir: pathlib.Path, start: tuple, learning_rate: float) -> Any:
   config = _config('step', 0)
   config.optimizer.learning_rate = learning_rate
-  return setups.make_learner(config, _shared(workdir)[0].policy)
+  return setups.make_learner(config, _shared(workdir, start)[0].policy)
 
 
 @functools.cache
-def _shared(workdir: pathlib.Path) -> tuple[Any, Any, Any]:
-  import jax
-
-  from experiments import collectors
-  from experiments import setups
-  from experiments import warm_start
-  from experiments import worlds
-
+def _shared(workdir: pathlib.Path, start: tuple) -> tuple[Any, Any, Any]:
   config = _config('step', 0)
+  config.update_from_flattened_dict(dict(start))
   world = worlds.make_world(config)
   # Training tasks come first among all, so one simulator plays both.
   everything = worlds.make_world(config, 'all')
@@ -142,11 +149,6 @@ def _shared(workdir: pathlib.Path) -> tuple[Any, Any, Any]:
       functools.partial(collect, name=''),
       lambda line: None)
   return setup, jax.device_get(params), collect
-
-
-def _all_tasks() -> Sequence[str]:
-  from step_jax.envs.desk import simulator
-  return simulator.TASKS.names
 
 
 def _begin(counter: Any) -> None:
@@ -195,7 +197,7 @@ def main() -> None:
   """Runs a part, or writes the report."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--part', required=True, choices=(
-      'sweep', 'methods', 'thresholds', 'sampling', 'report'))
+      *plan.PARTS, 'alternatives', 'report'))
   parser.add_argument('--workdir', type=pathlib.Path,
                       default=pathlib.Path('runs/study'))
   parser.add_argument('--processes', type=int, default=os.cpu_count())
@@ -204,6 +206,8 @@ def main() -> None:
   workdir.mkdir(parents=True, exist_ok=True)
   if arguments.part == 'report':
     report.write(workdir)
+  elif arguments.part == 'alternatives':
+    alternatives.measure(workdir, make_setup)
   else:
     run_part(arguments.part, workdir, arguments.processes)
 
