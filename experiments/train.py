@@ -192,6 +192,8 @@ def _run_rounds(
         rates = evaluation_lib.success_rates(evaluation)
         row['eval_success_rate'] = rates.mean()
         row['eval_tasks_above_60'] = int((rates > 0.6).sum())
+        row['record_error'] = signals.record_error(
+            np.asarray(new_state.success_rate), tasks, evaluation)
         drawn = evaluation_lib.success_rates(evaluation, 'drawn_')
         if drawn.size:
           row['eval_drawn_success_rate'] = drawn.mean()

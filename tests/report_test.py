@@ -25,7 +25,7 @@ def _pixels(path):
 def test_pictures_are_drawn(tmp_path, rows):
   paths = report.write_report(tmp_path / 'report', rows, _TASKS)
   assert [path.name for path in paths] == [
-      'learning_curve.png', 'slots_per_task.png']
+      'learning_curve.png', 'signals.png', 'slots_per_task.png']
   for path in paths:
     assert np.std(_pixels(path)) > .01
 
@@ -41,7 +41,7 @@ def test_the_curve_shows_evaluations(tmp_path):
   # Three blue points on the line of evaluations, which is blue as well.
   blue = np.isclose(pixels[1][..., :3], [31/255, 119/255, 180/255], atol=.01)
   assert blue.all(axis=-1).sum() > 1000
-  np.testing.assert_array_equal(_pixels(without[1]), _pixels(given[1]))
+  np.testing.assert_array_equal(_pixels(without[2]), _pixels(given[2]))
 
 
 def test_evaluations_stand_behind_the_rounds_that_led_to_them():
@@ -54,9 +54,22 @@ def test_evaluations_stand_behind_the_rounds_that_led_to_them():
   np.testing.assert_allclose(evaluated.get_ydata(), [25, 50, 75])
 
 
+def test_the_signals_are_drawn_where_there_are_any():
+  rows = _rows(3, tasks_without_spread=.5, groups_without_spread=0.)
+  rows[0]['entropy'], rows[2]['entropy'] = 1.5, .25  # none of round 1
+  rows[1]['record_error'] = .125
+  entropy, shares = report._signals(rows).axes
+  line, = entropy.lines
+  np.testing.assert_array_equal(line.get_xydata(), [[1, 1.5], [3, .25]])
+  np.testing.assert_array_equal(
+      [line.get_ydata().tolist() for line in shares.lines[:2]],
+      [[.5] * 3, [0.] * 3])
+  np.testing.assert_array_equal(shares.lines[2].get_xydata(), [[2, .125]])
+
+
 def test_the_slots_show_where_the_effort_went(tmp_path):
   even = report.write_report(
       tmp_path / 'a', _rows(3, slots_per_task=[2, 2, 2]), _TASKS)
   uneven = report.write_report(
       tmp_path / 'b', _rows(3, slots_per_task=[6, 0, 0]), _TASKS)
-  assert (_pixels(even[1]) != _pixels(uneven[1])).any()
+  assert (_pixels(even[2]) != _pixels(uneven[2])).any()

@@ -126,7 +126,7 @@ def test_a_run_ends_well_and_says_what_it_did(reference):
       assert part in line
   for name in fake_world.TRAIN_TASKS:
     assert any(name in line and '%' in line for line in lines)
-  for name in ('learning_curve', 'slots_per_task'):
+  for name in ('learning_curve', 'signals', 'slots_per_task'):
     assert str(workdir / 'report' / f'{name}.png') in output
     assert (workdir / 'report' / f'{name}.png').stat().st_size > 10_000
 
@@ -289,9 +289,30 @@ _BAD = {  # name: (command, what the sentence says)
 }
 
 
+# Imports once, then is each command in a process of its own.
+_FORKS = """
+import json, os, runpy, sys, time
+from experiments import evaluate, run, train
+for name, (command, path) in json.loads(sys.argv[1]).items():
+  started = time.monotonic()
+  if not (child := os.fork()):
+    os.environ['PATH'] = path
+    for number, stream in ((1, 'output'), (2, 'errors')):
+      os.dup2(os.open(f'{name}.{stream}', os.O_WRONLY | os.O_CREAT), number)
+    sys.argv = command[1:]
+    from absl import flags
+    for flag in list(flags.FLAGS):
+      delattr(flags.FLAGS, flag)
+    flags.FLAGS.unparse_flags()
+    runpy.run_path(command[1], run_name='__main__')
+  code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+  print(json.dumps([name, code, time.monotonic() - started]), flush=True)
+"""
+
+
 @pytest.fixture(scope='module', name='mistakes')
 def made_mistakes(place, launch):
-  """What all bad commands give, run two at a time."""
+  """What all bad commands give."""
   from tests import fake_config
   for name in ('changed', 'damaged'):
     (place / name).mkdir()
@@ -299,20 +320,18 @@ def made_mistakes(place, launch):
       fake_config.get_config().to_json())
   (place / 'damaged' / 'config.json').write_text('{"seed": ')
   (place / 'file').touch()
-  found, waiting = {}, list(_BAD)
-  running = {}
-  while waiting or running:
-    while waiting and len(running) < 2:
-      name = waiting.pop(0)
-      changes = {'PATH': str(place / 'empty')} if 'Chromium' in name else {}
-      running[name] = launch(*_BAD[name][0], **changes), time.monotonic()
-    for name, (process, started) in list(running.items()):
-      with contextlib.suppress(subprocess.TimeoutExpired):
-        output, errors = process.communicate(timeout=.02)
-        found[name] = (process.returncode, output, errors,
-                       time.monotonic() - started)
-        del running[name]
-  return found
+  commands = {
+      name: (command, str(place / 'empty') if 'Chromium' in name
+             else os.environ['PATH'])
+      for name, (command, _) in _BAD.items()}
+  process = launch(sys.executable, '-c', _FORKS, json.dumps(commands),
+                   PYTHONPATH=str(_ROOT))
+  output, errors = process.communicate(timeout=_LIMIT)
+  assert process.returncode == 0, errors
+  return {
+      name: (code, *((place / f'{name}.{stream}').read_text()
+                     for stream in ('output', 'errors')), seconds)
+      for name, code, seconds in map(json.loads, output.splitlines())}
 
 
 @pytest.mark.parametrize('name', _BAD)

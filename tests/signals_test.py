@@ -67,3 +67,13 @@ def test_the_sentence(alike, samples, entropy, rates, told):
   if told:
     assert 'round 7' in sentence and '1 of 2 tasks' in sentence
     assert '\n' not in sentence
+
+
+def test_the_record_is_compared_where_there_was_an_evaluation():
+  evaluation = {
+      'a': {'success_rate': 1., 'episodes': 4},
+      'b': {'success_rate': None, 'episodes': 0},
+      'c': {'success_rate': .25, 'episodes': 4}}
+  error = signals.record_error(
+      np.float32([.5, .5, .75]), ['a', 'b', 'c'], evaluation)
+  assert error == .5  # of .5 and .5; b was lost

@@ -1,14 +1,18 @@
 """Tests of the study: its plan, one small run, its statistics and report."""
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from configs import osworld
+from experiments.study import alternatives
 from experiments.study import plan
 from experiments.study import report
 from experiments.study import run as run_lib
 import step_jax
+from step_jax.envs.desk import simulator
+from step_jax.policies import element
 
 
 @pytest.fixture(name='workdir')
@@ -21,20 +25,22 @@ def made_workdir(tmp_path):
 def _small_config(method, seed):
   config = osworld.get_config(method)
   config.seed = seed
-  config.num_base_tasks = 2
+  config.num_base_tasks = 8
   config.group_size = 4
-  config.max_steps = 4
-  config.policy.width = 8
+  config.max_steps = 10
+  config.low_threshold = 0.6  # one success of four is .25
+  config.group_weight = 'sample'
+  config.env.episodes = 'fixed'
+  config.policy.width = 16
   config.policy.num_layers = 1
   config.policy.num_heads = 1
   config.warm_start.demonstrations = 1
-  config.warm_start.num_steps = 2
+  config.warm_start.num_steps = 100  # some episodes succeed
   return config
 
 
 def test_every_run_has_a_file_of_its_own(workdir):
-  runs = [run for part in ('sweep', 'methods', 'thresholds', 'sampling')
-          for run in plan.plan_runs(part, workdir)]
+  runs = [run for part in plan.PARTS for run in plan.plan_runs(part, workdir)]
   assert len({run.path for run in runs}) == len(runs)
   assert {run.method for run in runs} == set(step_jax.METHODS)
   for run in runs:
@@ -45,31 +51,86 @@ def test_every_run_has_a_file_of_its_own(workdir):
       1e-3]
 
 
+def test_every_sampler_meets_every_advantage_once(workdir):
+  runs = [run for part in ('methods', 'samplers')
+          for run in plan.plan_runs(part, workdir) if run.seed == 0]
+  cells = {(method, sampler) for method in plan.CREDITS.values()
+           for sampler in plan.SAMPLERS}
+  there = {(method, sampler) for method, sampler in cells
+           if plan.method_of(method, sampler)}
+  assert len(there) == 4  # of the methods themselves
+  assert sum(run.part == 'samplers' for run in runs) == len(cells - there)
+
+
 def test_a_part_without_learning_rates_says_what_to_do(tmp_path):
   with pytest.raises(SystemExit, match='run --part=sweep first'):
     plan.plan_runs('methods', tmp_path)
 
 
-def test_a_run_writes_its_numbers_and_starts_where_all_start(
+def test_the_area_is_that_of_a_line():
+  # 0, 1, ..., 8 has the mean 4, and so has the first half of its double.
+  line = np.arange(9.)
+  np.testing.assert_allclose(plan.area(np.stack([line, 2 * line])), [4, 8])
+  # A peak counts twice what it would at an end.
+  assert plan.area(np.array([0., 6, 0])) == 3
+  assert plan.area(np.array([6., 0, 0])) == 1.5
+
+
+def test_the_rate_with_the_largest_area_is_chosen(workdir):
+  for run in plan.plan_runs('sweep', workdir):
+    path = workdir / run.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    solved = run.overrides[0][1] == (2e-3 if run.method == 'rloo' else 3e-4)
+    np.savez(path, sampled=np.full((3, 4), float(solved)))
+  plan.choose_learning_rates(workdir)
+  chosen = json.loads((workdir / 'learning_rates.json').read_text())
+  assert chosen == dict.fromkeys(step_jax.METHODS, 3e-4) | {'rloo': 2e-3}
+
+
+def test_a_run_writes_its_numbers_and_groups_are_looked_at(
     workdir, monkeypatch):
   monkeypatch.setattr(run_lib, '_config', _small_config)
-  monkeypatch.setattr(plan, 'NUM_ROUNDS', 2)
+  monkeypatch.setattr(plan, 'NUM_ROUNDS', 1)
   monkeypatch.setattr(plan, 'EVAL_EVERY', 1)
   monkeypatch.setattr(plan, 'GREEDY_EPISODES', 1)
   monkeypatch.setattr(plan, 'SAMPLED_EPISODES', 1)
   monkeypatch.setenv('XDG_CACHE_HOME', str(workdir / 'cache'))
-  runs = [plan.Run('methods', 'step_advantage_only', seed, (
-      ('optimizer.learning_rate', 0.01),)) for seed in (0, 1)]
-  for run in runs:
-    run_lib.train_once(run, workdir)
+  run, = [run for run in plan.plan_runs('methods', workdir)
+          if (run.method, run.seed) == ('step', 0)]
+  run_lib.train_once(run, workdir)
   results, = report.load(workdir, 'methods').values()
-  assert results.greedy.shape == (2, 3, 369)
-  assert results.sampled.shape == results.records.shape == (2, 3, 128)
-  assert results.rounds.shape == (2, 2, 1 + len(plan.ROUND_FIELDS))
-  np.testing.assert_array_equal(results.greedy[0, 0], results.greedy[1, 0])
+  assert results.greedy.shape == results.sampled.shape == (1, 2, 128)
+  assert results.draws.shape == (1, 369)
+  assert results.rounds.shape == (1, 1, 1 + len(plan.ROUND_FIELDS))
   assert not results.records[:, 0].any()  # s_hat begins at 0
   assert (results.field('environment_steps') >= 8).all()
-  assert (results.field('replaced_fraction') == 0).all()
+  setup, params, collect = run_lib.make_setup(run, workdir)
+  rows = np.array(alternatives._look(setup, params, collect))
+  augmented = results.field('augmented_steps')[0, 0]
+  assert len(rows) == augmented > 0
+  rounds, record, matching, _, original, right, others = rows.T
+  assert not rounds.any() and (record <= 0.2).all()
+  np.testing.assert_array_equal(matching + others, 4 // 2)
+  assert set(original) <= {0, 1} and (right <= others).all()
+
+
+def test_what_is_right_brings_the_end_nearer():
+  task, seed = np.int32(0), np.int32(5)
+  solve, step_once = jax.jit(simulator.solve), jax.jit(simulator.step)
+  state, _ = jax.jit(simulator.reset)(jax.random.key(seed), task)
+  left, solution = int(alternatives.steps_left(state)), []
+  for _ in range(left):
+    solution.append(np.asarray(solve(state)))
+    state, _, reward, done = step_once(state, solution[-1])
+  assert done and reward == 1
+  actions = np.zeros((simulator.MAX_STEPS, 3), np.int32)
+  actions[:left] = solution
+  fail = np.array([len(element.VERBS) - 1, 0, 0], np.int32)
+  up = np.array([2, 0, 0], np.int32)  # scrolls nothing at the top
+  for step in range(left):
+    np.testing.assert_array_equal(alternatives.are_right(
+        task, seed, actions, np.int32(step),
+        np.stack([solution[step], fail, up])), [True, False, False])
 
 
 def test_the_mean_lies_in_its_interval():
@@ -79,58 +140,75 @@ def test_the_mean_lies_in_its_interval():
   assert report.interval(np.full(3, 7.)) == (7., 7., 7.)
 
 
-def test_probability_of_improvement():
-  # Pairs (3, 2), (3, 3), (1, 2), (1, 3): one win and one tie of four.
-  found, low, high = report.probability_of_improvement(
-      np.array([3., 1.]), np.array([2., 3.]))
-  assert found == 1.5 / 4 and 0 <= low <= found <= high <= 1
-  assert report.probability_of_improvement(
-      np.array([2., 2.]), np.array([1., 0.])) == (1., 1., 1.)
+def test_differences_are_of_the_same_seed():
+  one, other = np.array([1., 5., 9.]), np.array([0., 4., 8., 100.])
+  assert report.difference(one, other) == (1., 1., 1.)
 
 
-def test_rounds_to_reach_are_interpolated():
-  curve = np.array([0.2, 0.4, 0.3, 0.8])
-  # Half way from the first evaluation to the second.
-  assert report.rounds_to_reach(curve, 0.3) == pytest.approx(
-      0.5 * plan.EVAL_EVERY)
-  assert report.rounds_to_reach(curve, 0.1) == 0
-  assert report.rounds_to_reach(curve, 0.9) is None
+def _made_up(num_seeds=2, **changes):
+  rng = np.random.default_rng(0)
+  evaluations = plan.NUM_ROUNDS // plan.EVAL_EVERY + 1
+  numbers = {
+      'greedy': rng.random((num_seeds, evaluations, 128)),
+      'sampled': rng.random((num_seeds, evaluations, 128)),
+      'records': rng.random((num_seeds, evaluations, 128)),
+      'draws': rng.random((num_seeds, 369)),
+      'rounds': rng.random((
+          num_seeds, plan.NUM_ROUNDS, 1 + len(plan.ROUND_FIELDS)))}
+  return report.Results(**numbers | changes)
+
+
+def test_environment_steps_until_a_level_are_interpolated():
+  evaluations = plan.NUM_ROUNDS // plan.EVAL_EVERY + 1
+  curve = np.minimum(np.arange(evaluations) / 4, 1.)  # 0, .25, .5, ...
+  rounds = np.zeros((2, plan.NUM_ROUNDS, 1 + len(plan.ROUND_FIELDS)))
+  rounds[..., 1 + plan.ROUND_FIELDS.index('environment_steps')] = 100
+  results = _made_up(
+      greedy=np.broadcast_to(curve[:, None], (2, evaluations, 128)),
+      rounds=rounds)
+  # .375 is half way from the first evaluation to the second after training.
+  assert report.steps_until(results, 0.375) == pytest.approx(
+      100 * plan.EVAL_EVERY * 1.5)
+  assert report.steps_until(results, 0.) == 0
+  assert report.steps_until(results, 1.1) is None
 
 
 def test_claims_compare_runs_of_the_same_seed():
-  def results(final):
-    greedy = np.stack([np.zeros((2, 4)), np.repeat([final], 4, 0).T], axis=1)
-    return report.Results(
-        '', greedy, greedy[..., :2], greedy[..., :2], np.zeros((2, 3, 5)))
+  evaluations = plan.NUM_ROUNDS // plan.EVAL_EVERY + 1
 
-  one, other = results([0.5, 0.75]), results([0.25, 0.5])
-  methods = dict.fromkeys(step_jax.METHODS, other) | {'step': one}
-  lines = report._claims_table(
-      methods, {'0.2': one, '0.6': other}).splitlines()
-  # Every seed gains 25 points at the end, and half of it over two evaluations.
-  gain = '25.0 [25.0, 25.0] | 25.0 [25.0, 25.0] | 12.5 [12.5, 12.5]'
-  assert sum(gain in line for line in lines) == 5
+  def results(finals):
+    greedy = np.zeros((2, evaluations, 128))
+    greedy[:, -1] = np.array(finals)[:, None]
+    return _made_up(greedy=greedy)
+
+  methods = dict.fromkeys(step_jax.METHODS, results([0.25, 0.5])) | {
+      'step': results([0.5, 0.75])}
+  lines = report._claims_table(methods).splitlines()
+  gain = '| 0.0 [0.0, 0.0] | 25.0 [25.0, 25.0] | 0.0 [0.0, 0.0] |'
+  assert [gain in line for line in lines].count(True) == 4
   assert sum('`step_advantage_only` - `step_grpo` | 0.0 [0.0, 0.0]' in line
              for line in lines) == 1
 
 
-def test_the_report_of_made_up_runs(workdir):
-  rng = np.random.default_rng(0)
-  evaluations = plan.NUM_ROUNDS // plan.EVAL_EVERY + 1
-  for part in ('methods', 'thresholds', 'sampling'):
+def test_the_report_of_made_up_runs(workdir, capsys):
+  with pytest.raises(SystemExit, match='run --part=methods first'):
+    report.write(workdir)
+  made = _made_up(1)
+  for part in plan.PARTS[1:]:
     for run in plan.plan_runs(part, workdir):
-      path = workdir / run.path
-      path.parent.mkdir(parents=True, exist_ok=True)
-      np.savez(
-          path, greedy=rng.random((evaluations, 369)),
-          sampled=rng.random((evaluations, 128)),
-          records=rng.random((evaluations, 128)),
-          rounds=rng.random((plan.NUM_ROUNDS, 1 + len(plan.ROUND_FIELDS))))
+      if run.seed < 2:
+        path = workdir / run.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, **{
+            name: value[0] for name, value in made._asdict().items()})
+  np.savez(workdir / 'alternatives.npz', rows=np.ones((3, 7)))
   report.write(workdir)
   tables = (workdir / 'tables.md').read_text()
   for method in step_jax.METHODS:
     assert f'| `{method}` |' in tables
   for claim in report._CLAIMS:
     assert f'| {claim} |' in tables
-  assert 'low_threshold=0.6' in tables and 'sharpness=20' in tables
-  assert len(list(workdir.glob('*.png'))) == 5
+  for part in ('low_threshold=0.6', 'episodes=drawn', 'num_steps=300',
+               'width=112', '| `frontier` |', 'not run'):
+    assert (part in tables) == (part not in ('episodes=drawn', 'not run'))
+  assert len(list(workdir.glob('*.png'))) == 3

@@ -36,7 +36,7 @@ _FIELDS = _CLOCKS | set("""
     augmented_steps rows_computed optimizer_steps loss grad_norm entropy
     clip_fraction approx_kl mean_abs_advantage
 """.split())
-_EVALUATED = {'eval_success_rate', 'eval_tasks_above_60'}
+_EVALUATED = {'eval_success_rate', 'eval_tasks_above_60', 'record_error'}
 
 
 class _Pool(fake_world.LocalPool):
@@ -72,6 +72,12 @@ def prepared_host(tmp_path_factory):
     patch.setattr(worlds, 'make_pool', lambda world, config: _Pool(
         world.make_env, num_workers=config.env.num_workers))
     yield
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+  """Pictures take longer than rounds; those of `run` are looked at."""
+  monkeypatch.setattr(train.report, 'write_report', lambda *_, **__: [])
 
 
 def _config(method='', **changes):
@@ -205,7 +211,7 @@ def test_the_folder_holds_what_was_promised(run):
       'initial_evaluation.json', 'checkpoints', 'report'}
   assert sorted(_digests(run)) == [4, 5]
   assert json.loads((run / 'config.json').read_text())['group_size'] == 8
-  for name in ('learning_curve', 'slots_per_task'):
+  for name in ('learning_curve', 'signals', 'slots_per_task'):
     pixels = matplotlib.image.imread(run / 'report' / f'{name}.png')
     assert pixels.std() > .01
 

@@ -58,7 +58,16 @@ def _rows(workdir):
       workdir / 'metrics.jsonl').read_text().splitlines()]
 
 
-def test_a_run_trains_and_can_be_resumed(tmp_path, capsys):
+def test_a_run_trains_and_can_be_resumed(tmp_path, capsys, monkeypatch):
+  make_setup, made = setups.make_setup, {}
+
+  def make_setup_once(config, world):  # to compile once for each folder
+    folder = world.make_env.keywords['folder']
+    if folder not in made:
+      made[folder] = make_setup(config, world)
+    return made[folder]._replace(config=config, world=world)
+
+  monkeypatch.setattr(setups, 'make_setup', make_setup_once)
   train.train(_config(), tmp_path / 'whole')
   rows = _rows(tmp_path / 'whole')
   assert '8 of 8 demonstrations solved' in capsys.readouterr().out

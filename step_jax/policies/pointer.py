@@ -53,6 +53,7 @@ def make_policy(
   example = jax.tree.map(jnp.asarray, example)
   head = _Head(network, uses, legal)
 
+  @jax.jit  # one compilation instead of one for each layer's arithmetic
   def init(rng_key):
     return network.init(rng_key, example)
 

@@ -19,7 +19,7 @@ def write_report(
     environment: str = '',
     initial_success_rate: float | None = None,
 ) -> list[pathlib.Path]:
-  """Draws `learning_curve.png` and `slots_per_task.png`.
+  """Draws `learning_curve.png`, `signals.png` and `slots_per_task.png`.
 
   Args:
     directory: made if it is missing.
@@ -35,9 +35,11 @@ def write_report(
   curve = directory / 'learning_curve.png'
   _learning_curve(rows, environment, initial_success_rate).savefig(
       curve, dpi=120)
+  signals = directory / 'signals.png'
+  _signals(rows).savefig(signals, dpi=120)
   slots = directory / 'slots_per_task.png'
   _slots_per_task(rows, tasks).savefig(slots, dpi=120)
-  return [curve, slots]
+  return [curve, signals, slots]
 
 
 def _learning_curve(
@@ -63,6 +65,28 @@ def _learning_curve(
   axes.set_title(environment, fontsize=8)
   axes.legend(loc='lower right')
   axes.grid(alpha=0.3)
+  return figure
+
+
+def _signals(rows: Sequence[dict[str, Any]]) -> matplotlib.figure.Figure:
+  """What tells of a policy that no longer tries: see `runs.signals`."""
+  figure = matplotlib.figure.Figure(figsize=(7, 4), layout='constrained')
+  entropy, shares = figure.subplots(2, sharex=True)
+  for axes, name, label, style in (
+      (entropy, 'entropy', 'entropy', '-'),
+      (shares, 'tasks_without_spread', 'tasks whose copies all end alike', '-'),
+      (shares, 'groups_without_spread', 'step-level groups that all agree',
+       '-'),
+      (shares, 'record_error', '|s_hat - evaluation|, mean', 'o-')):
+    found = [(row['round'] + 1, row[name]) for row in rows
+             if row.get(name) is not None]
+    if found:
+      axes.plot(*zip(*found), style, label=label)
+      axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+  entropy.set(ylabel='nats a token')
+  entropy.set_ylim(bottom=0)
+  shares.set(xlabel='rounds of training', ylabel='share', ylim=(0, 1.02))
   return figure
 
 

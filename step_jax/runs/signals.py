@@ -4,6 +4,7 @@ A success teaches nothing where all copies of a task end alike; a policy that
 has become deterministic on tasks it does not solve stays where it is.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 
 from step_jax.algorithm import types
 from step_jax.rollout import redrawing
+from step_jax.runs import evaluation as evaluation_lib
 
 _LITTLE_ENTROPY = 0.05  # nats a token [choice]
 
@@ -43,6 +45,26 @@ def of_round(
     signals['groups_without_spread'] = float(
         flat.sum() / max(groups.sum(), 1))
   return signals
+
+
+def record_error(
+    success_rate: np.ndarray, tasks: Sequence[str],
+    evaluation: evaluation_lib.Evaluation) -> float:
+  """How far the record is from an evaluation.
+
+  Args:
+    success_rate: `[N]` s_hat, at the training temperature.
+    tasks: N names.
+    evaluation: of them.
+
+  Returns:
+    The mean of |s_hat - success rate| over the tasks that were evaluated, in
+    [0, 1]. It is not 0 for a good record either: the evaluation is greedy.
+  """
+  return float(np.mean([
+      abs(rate - evaluation[task]['success_rate'])
+      for task, rate in zip(tasks, success_rate.tolist(), strict=True)
+      if evaluation[task]['episodes']]))
 
 
 def sentence(row: dict[str, Any], success_rate: np.ndarray) -> str:

@@ -88,7 +88,8 @@ def make_policy(
         params, inputs, tokens, temperature=temperature, **options)
 
   return Sampler(
-      functools.partial(model_lib.init_params, model), sample, sample_many,
+      jax.jit(functools.partial(model_lib.init_params, model)), sample,
+      sample_many,
       log_prob)
 
 
