@@ -16,6 +16,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from absl import flags
 from ml_collections import config_flags
 
+import step_jax  # no more than configs import
+
 _CONFIG = config_flags.DEFINE_config_file(
     'config', help_string='path of a config, with :variant')
 _WORKDIR = flags.DEFINE_string(
@@ -30,12 +32,14 @@ def main(argv: list[str]) -> int:
       print('expected --config=configs/<name>.py[:variant]'
             f'{", got " + " ".join(rest) if rest else ""}', file=sys.stderr)
       return 2
-    environment = _CONFIG.value.env  # reading it tells of a file that failed
+    config = _CONFIG.value  # reading it tells of a file that failed
   except (flags.Error, OSError, AttributeError, KeyError, TypeError,
           ValueError) as error:
     print(f'{error}'.splitlines()[-1].strip(' \'"'), file=sys.stderr)
     return 2
-  print(f'environment: {environment.description or environment.name}')
+  method = step_jax.METHODS.get(config.method)
+  print(f'environment: {config.env.description or config.env.name}; method: '
+        f'{config.method}{method and ", " + method.about or ""}')
   workdir = _WORKDIR.value
   if workdir is None:
     name = pathlib.Path(
@@ -45,7 +49,7 @@ def main(argv: list[str]) -> int:
   from experiments import checks  # after the flags: importing takes seconds
   from experiments import train
   try:
-    train.train(_CONFIG.value, pathlib.Path(workdir))
+    train.train(config, pathlib.Path(workdir))
     return 0
   except KeyboardInterrupt:
     print(f'interrupted and saved; resume with --workdir={workdir}',

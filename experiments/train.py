@@ -229,3 +229,8 @@ def _report(
       environment=environment.description or environment.name,
       initial_success_rate=evaluation_lib.success_rates(before).mean())
   progress.say('pictures: ' + ', '.join(str(path) for path in paths))
+  for purpose, command in (
+      ('other tasks', 'evaluate.py --split=held_out'),
+      ('an episode to watch', 'watch.py')):
+    progress.say(f'{purpose}: python experiments/{command} '
+                 f'--workdir={workdir}')

@@ -119,6 +119,11 @@ def test_a_run_ends_well_and_says_what_it_did(reference):
   assert errors == ''
   assert [row['round'] for row in _rows(workdir)] == list(range(_NUM_ROUNDS))
   lines = output.splitlines()
+  assert lines[0].endswith("method: step, the paper's")
+  assert lines[-2:] == [
+      'other tasks: python experiments/evaluate.py --split=held_out '
+      f'--workdir={workdir}',
+      f'an episode to watch: python experiments/watch.py --workdir={workdir}']
   for i in range(_NUM_ROUNDS):
     line, = [line for line in lines if line.startswith(f'round {i:3d} ')]
     for part in ('success', 'tasks > 60 %', 'replaced', 'step samples',

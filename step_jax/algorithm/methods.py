@@ -84,6 +84,7 @@ _leave_one_out = functools.partial(
 
 class Method(NamedTuple):
   """What distinguishes the methods; everything else is shared."""
+  about: str  # in a few words, after its name
   advantages: Callable[[Outcome], chex.Array]  # [B], or [B, T] by step
   sampler: str = 'uniform'  # its own; any other can be taken instead
   augment: bool = False  # SL-GRPO
@@ -97,17 +98,26 @@ class Method(NamedTuple):
 
 
 METHODS = {
-    'trajectory_grpo': Method(_group_relative, trajectory_mean=True),
-    'step_grpo': Method(_group_relative),
-    'rloo': Method(_leave_one_out),
-    'gigpo': Method(_group_in_group),
-    'dapo': Method(_group_relative, redraw=True),
-    'step': Method(_success_weighted, 'sr_traj', augment=True),
-    'step_no_resampling': Method(_success_weighted, augment=True),
-    'step_no_augmentation': Method(_success_weighted, 'sr_traj'),
-    'step_advantage_only': Method(_success_weighted),
-    # Not the paper's: its advantage with the negative half, and a relative.
-    'step_signed': Method(_signed, 'sr_traj'),
-    'step_signed_augmented': Method(_signed, 'sr_traj', augment=True),
-    'spo': Method(_batch_normalised, 'spo'),
+    'trajectory_grpo': Method(
+        'GRPO over whole trajectories', _group_relative, trajectory_mean=True),
+    'step_grpo': Method('GRPO over step samples', _group_relative),
+    'rloo': Method('with a leave-one-out baseline', _leave_one_out),
+    'gigpo': Method('groups of equal screens in groups', _group_in_group),
+    'dapo': Method('GRPO that redraws tasks without spread', _group_relative,
+                   redraw=True),
+    'step': Method("the paper's", _success_weighted, 'sr_traj', augment=True),
+    'step_no_resampling': Method(
+        "the paper's without SR-Traj", _success_weighted, augment=True),
+    'step_no_augmentation': Method(
+        "the paper's without SL-GRPO", _success_weighted, 'sr_traj'),
+    'step_advantage_only': Method(
+        "the paper's advantage alone", _success_weighted),
+    'step_signed': Method(
+        "the paper's advantage with its negative half, an extension of ours",
+        _signed, 'sr_traj'),
+    'step_signed_augmented': Method(
+        'step_signed with step-level groups, an extension of ours', _signed,
+        'sr_traj', augment=True),
+    'spo': Method('tracked values as baselines, arXiv 2509.13232',
+                  _batch_normalised, 'spo'),
 }

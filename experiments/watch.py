@@ -1,0 +1,113 @@
+"""Plays one episode with a run's newest checkpoint, as a moving picture.
+
+  python experiments/watch.py --workdir=DIR [--task=NAME] [--seed=n]
+
+Writes DIR/report/<task>.gif, a frame for each screen. The task can be any that
+the environment has, by default the first training task; a seed draws an
+instance, without one it is the one that training plays.
+"""
+
+from collections.abc import Sequence
+import functools
+import pathlib
+import sys
+
+if __name__ == '__main__':  # run as a script, from anywhere
+  sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from absl import flags
+import jax
+import ml_collections
+import numpy as np
+from PIL import Image
+
+from experiments import checks
+from experiments import setups
+from experiments import train
+from experiments import worlds
+from step_jax.algorithm import credit
+from step_jax.rollout import episodes
+
+_FRAME = 700  # milliseconds
+
+
+def watch(config: ml_collections.ConfigDict, workdir: pathlib.Path,
+          task: str | None, seed: int | None) -> str:
+  """Plays an episode at the evaluation temperature and writes its frames.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    task: a name; None is the first training task.
+    seed: of the instance; None is the one of `env.episodes='fixed'`.
+
+  Returns:
+    What happened, in a line.
+
+  Raises:
+    UserError: there is no such task, or no checkpoint yet.
+  """
+  world = worlds.make_world(config, 'all', workdir)
+  task = task or worlds.make_world(config, workdir=workdir).tasks[0]
+  if task not in world.tasks:
+    raise checks.UserError(
+        f'expected --task to be one of {", ".join(world.tasks[:3])}, ..., got '
+        f'{task!r}')
+  setup = setups.make_setup(config, world)
+  params = train.restore_params(config, workdir)
+  make_env = world.make_env
+  if config.policy.name != 'qwen_vl':  # whose environments are pictures anyway
+    make_env = functools.partial(make_env, render_mode='rgb_array')
+  env = make_env()
+  frames, done = [], False
+  try:
+    observation, info = env.reset(
+        seed=episodes.fixed_seed(task) if seed is None else seed,
+        options={'task_id': world.tasks.index(task)})
+    history = setup.codec.empty_history
+    while not done:
+      frames.append(Image.fromarray(getattr(env, 'env', env).render()))
+      row = setup.codec.observe(observation, info, history)
+      rows = jax.tree.map(lambda x: np.asarray(x)[None], row)
+      if setup.policy.load is not None:
+        rows = setup.policy.load(rows)
+      keys = credit.row_keys(
+          jax.random.key(config.seed), np.zeros(1, np.int32),
+          np.full(1, len(frames), np.int32), 0)
+      sample = setup.policy.sample(
+          params, keys, rows, temperature=config.eval_temperature)
+      tokens = np.asarray(sample.tokens[0])
+      history = setup.codec.remember(history, row, tokens)
+      observation, reward, *ends, info = env.step(
+          setup.codec.decode(row, tokens))
+      done = any(ends)
+  finally:
+    env.close()
+  path = workdir / 'report' / f'{task}.gif'
+  path.parent.mkdir(exist_ok=True)
+  frames[0].save(path, save_all=True, append_images=frames[1:],
+                 duration=_FRAME, loop=0)
+  return (f'{task}: {"success" if reward > 0 else "failure"} after '
+          f'{len(frames)} steps; {path}')
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the command; returns its exit code."""
+  flags.DEFINE_string('workdir', None, 'folder of the run', required=True)
+  flags.DEFINE_string('task', None, 'name of a task')
+  flags.DEFINE_integer('seed', None, 'of the instance', lower_bound=0)
+  try:
+    flags.FLAGS(argv)
+    workdir = pathlib.Path(flags.FLAGS.workdir)
+    print(watch(train.read_run(workdir), workdir, flags.FLAGS.task,
+                flags.FLAGS.seed))
+    return 0
+  except KeyboardInterrupt:
+    return 130
+  except (checks.UserError, flags.Error) as error:
+    print(error, file=sys.stderr)
+    return 2
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv))
