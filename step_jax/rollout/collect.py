@@ -1,7 +1,9 @@
 """Collecting trajectories: environments that are ready share a policy call.
 
 The loop never waits for a particular environment. What waits for an action is
-answered at once, in one policy call of a fixed shape; idle rows are padding.
+answered at once, those that have waited longest first, in policy calls of a
+fixed shape; idle rows are padding. The actions of a call are sent, and what has
+happened meanwhile is heard, before the next.
 Everything is stored by slot, and a retried episode is the same episode, since
 keys are a function of (seed, round, slot, step) alone.
 """
@@ -109,6 +111,7 @@ def collect(
     codec: base.Codec,
     num_tokens: int,
     max_steps: int,
+    batch_size: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Collection:
@@ -122,6 +125,7 @@ def collect(
     codec: makes the rows that are stored, and the environments' actions.
     num_tokens: L.
     max_steps: T; the environments end their episodes by then.
+    batch_size: rows that `act` gets at most; by default all that wait.
     should_stop: asked now and then.
     on_progress: told when an episode has ended.
 
@@ -134,6 +138,7 @@ def collect(
   """
   store = _allocate(jobs, example, codec, num_tokens, max_steps)
   histories: dict[int, Any] = {}
+  waiting: dict[int, workers.Event] = {}  # by slot, in order of arrival
   num_steps = finished = 0
   failures_before = pool.num_failures
   # By task, since another task can be a page to load or an app to start.
@@ -141,9 +146,13 @@ def collect(
   while pool.pending:
     if should_stop():
       raise KeyboardInterrupt
-    events = pool.wait(timeout=POLL_SECONDS)
-    for event in events:
+    for event in pool.wait(timeout=0. if waiting else POLL_SECONDS):
       slot = event.job.slot
+      if event.kind == 'observation':
+        waiting[slot] = event
+        continue
+      waiting.pop(slot, None)  # its worker is gone
+      histories.pop(slot, None)
       if event.kind in ('failed', 'lost'):
         store.step_mask[slot] = False
         store.token_mask[slot] = False
@@ -151,15 +160,13 @@ def collect(
         store.valid[slot] = True
         store.returns[slot] = event.reward
         store.successes[slot] = event.reward > 0
-      if event.kind != 'observation':
-        histories.pop(slot, None)
       if event.kind in ('finished', 'lost'):
         finished += 1
         on_progress(Progress(finished, int(store.successes.sum()), len(jobs)))
-    waiting = [event for event in events if event.kind == 'observation']
-    if waiting:
-      _answer(pool, waiting, act, store, histories, codec)
-      num_steps += len(waiting)
+    batch = [waiting.pop(slot) for slot in list(waiting)[:batch_size]]
+    if batch:
+      _answer(pool, batch, act, store, histories, codec)
+      num_steps += len(batch)
   return Collection(store, num_steps, pool.num_failures - failures_before)
 
 
