@@ -62,6 +62,24 @@ class TruncatedEnv(CountEnv):
     return observation, reward, terminated, not terminated, info
 
 
+# What a `FaultyEnv` may answer that no environment should.
+GARBAGE = ('nan', 'half', 'early', 'shape', 'type', 'no info', 'unpicklable',
+           'unloadable')
+
+
+class _Unloadable:
+
+  def __reduce__(self):
+    return int, ('nonsense',)
+
+
+class StuckEnv(CountEnv):
+  """A `CountEnv` that cannot be closed."""
+
+  def close(self):
+    time.sleep(1000)
+
+
 class FaultyEnv(CountEnv):
   """A `CountEnv` that misbehaves in the first attempts at some tasks.
 
@@ -107,6 +125,15 @@ class FaultyEnv(CountEnv):
       info['failure'] = 'broken at step'
     if self._fault == 'big':
       info['padding'] = np.zeros(3_000_000, np.uint8)
+    if terminated:
+      reward = {'nan': np.nan, 'half': .5}.get(self._fault, reward)
+    elif self._fault == 'early':
+      reward = 1.0
+    elif self._fault in GARBAGE:
+      observation = {'shape': np.zeros(2, np.int32), 'type': None}.get(
+          self._fault, observation)
+      info = {'no info': None, 'unpicklable': {'it': lambda: 0},
+              'unloadable': {'it': _Unloadable()}}.get(self._fault, info)
     return observation, reward, terminated, truncated, info
 
 

@@ -1,13 +1,15 @@
 """Collecting trajectories: environments that are ready share a policy call.
 
 The loop never waits for a particular environment. What waits for an action is
-answered at once, those that have waited longest first, in policy calls of a
-fixed shape; idle rows are padding. The actions of a call are sent, and what has
-happened meanwhile is heard, before the next.
+answered at once, in policy calls of a fixed shape; idle rows are padding. The
+actions of a call are sent, and what has happened meanwhile is heard, before the
+next. Where more wait than a call answers, those that have played least go first
+(a round lasts as long as the last of them), then those that wait longest.
 Everything is stored by slot, and a retried episode is the same episode, since
 keys are a function of (seed, round, slot, step) alone.
 """
 
+import collections
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -139,7 +141,8 @@ def collect(
   store = _allocate(jobs, example, codec, num_tokens, max_steps)
   histories: dict[int, Any] = {}
   waiting: dict[int, workers.Event] = {}  # by slot, in order of arrival
-  num_steps = finished = 0
+  turns: collections.Counter[int] = collections.Counter()  # by worker
+  finished = 0
   failures_before = pool.num_failures
   # By task, since another task can be a page to load or an app to start.
   pool.submit(sorted(jobs, key=lambda job: job.task_id))
@@ -163,11 +166,14 @@ def collect(
       if event.kind in ('finished', 'lost'):
         finished += 1
         on_progress(Progress(finished, int(store.successes.sum()), len(jobs)))
-    batch = [waiting.pop(slot) for slot in list(waiting)[:batch_size]]
+    batch = sorted(waiting.values(), key=lambda event: turns[event.worker])
+    batch = batch[:batch_size]
     if batch:
       _answer(pool, batch, act, store, histories, codec)
-      num_steps += len(batch)
-  return Collection(store, num_steps, pool.num_failures - failures_before)
+      turns.update(event.worker for event in batch)
+      for event in batch:
+        del waiting[event.job.slot]
+  return Collection(store, turns.total(), pool.num_failures - failures_before)
 
 
 def _answer(pool, waiting, act, store, histories, codec) -> None:
