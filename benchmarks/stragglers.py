@@ -1,4 +1,4 @@
-"""How near collecting comes to what slow environments allow, by a clock of ours.
+"""How near collecting comes to what slow environments allow, by our own clock.
 
   python benchmarks/stragglers.py
 
@@ -12,7 +12,8 @@ The greedy bound gives each episode to the environment that is free first, each
 action the time of a call and no waiting for one. Where the policy is too slow
 for that many environments, all rows in full calls one after the other take
 longer, and are the bound. 'together' answers all that wait before any action is
-sent, as it was until 0.1.0; 'by call' sends the actions of each call, to those first that played least.
+sent, as it once was; 'by call' sends the actions of each call, to those first
+that have played least.
 """
 
 import heapq

@@ -66,8 +66,8 @@ class Processes:
     serial = self._num_started
     self._num_started += 1
     ours, theirs = socket.socketpair()
-    self._channels[serial] = keeper.Channel(ours)
-    self._selector.register(self._channels[serial], selectors.EVENT_READ, serial)
+    channel = self._channels[serial] = keeper.Channel(ours)
+    self._selector.register(channel, selectors.EVENT_READ, serial)
     with theirs, contextlib.suppress(OSError):   # `receive` tells of it.
       self._control.send(('start', serial), fd=theirs.fileno())
     return serial
