@@ -55,6 +55,8 @@ def _in_processes(
     setup: Any, pool: workers.WorkerPool,
     progress: progress_lib.RunProgress, should_stop: Callable[[], bool],
 ) -> Collector:
+  batch_size = setup.config.policy.acting_batch_size
+
   def collect(jobs, player, name):
     act: Any
     if player is None:
@@ -62,12 +64,12 @@ def _in_processes(
           collect_lib.expert_actor, encode=setup.codec.encode)
     else:
       act = collect_lib.policy_actor(
-          setup.policy, player,
-          batch_size=setup.config.policy.acting_batch_size)
+          setup.policy, player, batch_size=batch_size)
     return collect_lib.collect(
         pool, jobs, act, example=setup.world.example, codec=setup.codec,
         num_tokens=setup.codec.num_tokens, max_steps=setup.config.max_steps,
-        should_stop=should_stop, on_progress=progress.episodes(name))
+        batch_size=batch_size, should_stop=should_stop,
+        on_progress=progress.episodes(name))
   return collect
 
 

@@ -228,6 +228,48 @@ def test_a_retried_episode_is_the_same_episode(actor, undisturbed):
           == undisturbed.environment_steps + 2 * 2)
 
 
+def test_actions_are_sent_before_the_next_call(actor, undisturbed):
+  log = []
+  inner = actor()
+
+  def act(rows):
+    log.append(len(rows.slots))
+    return inner(rows)
+
+  class Pool(fake_world.LocalPool):
+
+    def act(self, worker, action):
+      log.append('sent')
+      super().act(worker, action)
+
+  collection = _collect(Pool(_make_env, num_workers=5), act, batch_size=2)
+  _assert_same(collection.trajectory, undisturbed.trajectory)
+  calls = [i for i, entry in enumerate(log) if entry != 'sent']
+  assert {log[i] for i in calls} == {1, 2}
+  for i in calls:
+    assert log[i + 1:i + 1 + log[i]] == ['sent'] * log[i]
+
+
+def test_what_a_lost_worker_had_shown_is_not_answered(actor, undisturbed):
+  """It breaks while its observation waits for a policy that is busy."""
+  class Pool(fake_world.LocalPool):
+    killed = None
+
+    def wait(self, timeout=None):
+      if self.killed is None and self._waiting:
+        self.killed, (job, attempt, _) = self._waiting.popitem()
+        self._queue.append((job, attempt + 1))
+        self.num_failures += 1
+        return [workers.Event('failed', job, self.killed, attempt)]
+      return super().wait(timeout)
+
+  pool = Pool(_make_env, num_workers=5)
+  collection = _collect(pool, actor(), batch_size=2)
+  assert pool.killed is not None and collection.environment_failures == 1
+  _assert_same(collection.trajectory, undisturbed.trajectory)
+  assert collection.environment_steps == undisturbed.environment_steps
+
+
 def test_a_lost_trajectory_counts_for_nothing(actor, undisturbed):
   longest = int(undisturbed.trajectory.step_mask.sum(axis=1).argmax())
   other = (longest + 1) % len(_JOBS)

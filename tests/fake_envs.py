@@ -62,6 +62,24 @@ class TruncatedEnv(CountEnv):
     return observation, reward, terminated, not terminated, info
 
 
+# What a `FaultyEnv` may answer that no environment should.
+GARBAGE = ('nan', 'half', 'early', 'shape', 'type', 'no info', 'unpicklable',
+           'unloadable')
+
+
+class _Unloadable:
+
+  def __reduce__(self):
+    return int, ('nonsense',)
+
+
+class StuckEnv(CountEnv):
+  """A `CountEnv` that cannot be closed."""
+
+  def close(self):
+    time.sleep(1000)
+
+
 class FaultyEnv(CountEnv):
   """A `CountEnv` that misbehaves in the first attempts at some tasks.
 
@@ -107,7 +125,63 @@ class FaultyEnv(CountEnv):
       info['failure'] = 'broken at step'
     if self._fault == 'big':
       info['padding'] = np.zeros(3_000_000, np.uint8)
-    return observation, reward, terminated, truncated, info
+    return _spoil(
+        self._fault, observation, reward, terminated, truncated, info)
+
+
+class StormEnv(gymnasium.Wrapper):
+  """Every operation of an environment goes wrong with a probability.
+
+  Args:
+    make_env: factory of the environment.
+    probability: of a fault; which is drawn anew in every process.
+  """
+
+  def __init__(self, make_env, probability: float):
+    super().__init__(make_env())
+    self._rng = np.random.default_rng()
+    self._probability = probability
+
+  def reset(self, **kwargs):
+    fault = self._draw()
+    observation, info = self.env.reset(**kwargs)
+    answer = _spoil(fault, observation, 0.0, False, False, info)
+    return answer[0], answer[-1]
+
+  def step(self, action):
+    fault = self._draw()
+    answer = _spoil(fault, *self.env.step(action))
+    return answer[:4] if fault == 'four' else answer
+
+  def _draw(self) -> str:
+    if self._rng.random() >= self._probability:
+      return ''
+    fault = str(self._rng.choice(
+        ['exit', 'raise', 'hang', 'four', 'twice', *GARBAGE]))
+    if fault == 'exit':
+      os._exit(3)
+    if fault == 'raise':
+      raise KeyError('broken')
+    if fault == 'hang':
+      time.sleep(1000)
+    return fault
+
+
+def _spoil(fault, observation, reward, terminated, truncated, info):
+  """What `step` answers where it answers garbage."""
+  done = terminated or truncated
+  if fault == 'twice' and done:
+    terminated = truncated = True
+  if done:
+    reward = {'nan': np.nan, 'half': .5}.get(fault, reward)
+  elif fault == 'early':
+    reward = 1.0
+  elif fault in GARBAGE:
+    observation = {'shape': np.zeros(2, np.int32), 'type': None}.get(
+        fault, observation)
+    info = {'no info': None, 'unpicklable': {'it': lambda: 0},
+            'unloadable': {'it': _Unloadable()}}.get(fault, info)
+  return observation, reward, terminated, truncated, info
 
 
 def start_children() -> None:

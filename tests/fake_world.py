@@ -150,7 +150,7 @@ class LocalPool:
       if self._queue and worker not in self._busy | self._waiting:
         self._busy[worker] = *self._queue.popleft(), 0, None
     workers_due = sorted(self._busy)
-    if self._rng is not None:
+    if self._rng is not None and workers_due:
       self._rng.shuffle(workers_due)
       workers_due = workers_due[:self._rng.integers(len(workers_due)) + 1]
     return [self._advance(worker) for worker in workers_due]

@@ -1,6 +1,7 @@
 """MiniWoB++ in a real Chromium: episodes, seeds, steps and what goes wrong."""
 
 import glob
+import itertools
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from gymnasium.utils import env_checker
 import numpy as np
 import pytest
 
+from step_jax.codecs import actions
 from step_jax.envs import base
 from step_jax.envs.miniwob import browser
 from step_jax.envs.miniwob import env as miniwob
@@ -185,6 +187,17 @@ def test_an_episode_ends_with_its_last_observation(env):
   last, reward, terminated, truncated, _ = env.step(info['expert_action'])
   assert (reward, terminated, truncated) == (0., True, False)
   _assert_same([observation], [last])
+
+
+@chromium
+def test_doing_nothing_succeeds_at_no_task():
+  env = miniwob.MiniWobEnv(TASKS, max_steps=1)
+  nothing = np.array([-1, 0, 0]), actions.Action(kind='done')
+  for task_id, action in itertools.product(range(len(TASKS)), nothing):
+    env.reset(seed=task_id, options={'task_id': task_id})
+    _, reward, *ends, _ = env.step(action)
+    assert reward == 0 and any(ends), TASKS[task_id]
+  env.close()
 
 
 @chromium

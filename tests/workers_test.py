@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import socket
@@ -200,6 +201,64 @@ def test_a_broken_episode_is_played_again(tmp_path, fault, kind, message):
   retried, = [event for event in events
               if event.kind == 'finished' and event.job == failed.job]
   assert (retried.attempt, retried.reward) == (1, 1.0)
+
+
+def test_garbage_is_a_failure_of_the_environment(tmp_path):
+  make_env = _faulty(tmp_path / 'marks', **{
+      f'_{task_id}': fault for task_id, fault in enumerate(
+          fake_envs.GARBAGE)})
+  jobs = _jobs(*range(len(fake_envs.GARBAGE)))
+  with _pool(make_env) as pool:
+    events = _play(pool, jobs)
+    assert pool.failures == {'exception': len(jobs)}
+  for kind in ('failed', 'finished'):
+    assert sorted(event.job for event in events if event.kind == kind) == jobs
+  assert all(event.reward == 1.0 for event in events
+             if event.kind == 'finished')
+
+
+def test_fifty_failures_leave_no_open_file(tmp_path):
+  make_env = _faulty(tmp_path / 'marks', _1=('raise', 50))
+  with _pool(make_env, num_workers=1, max_retries=50) as pool:
+    _play(pool, _jobs(0))
+    before = os.listdir('/proc/self/fd')
+    events = _play(pool, _jobs(1))
+    assert len(os.listdir('/proc/self/fd')) == len(before)
+  assert _kinds(events) == {'failed': 50, 'finished': 1}
+
+
+def test_an_answer_after_its_deadline_is_not_heard(tmp_path):
+  make_env = _faulty(tmp_path / 'marks', _1='slow')
+  with _pool(make_env, num_workers=1, step_timeout=1000.0) as pool:
+    pool.submit(_jobs(1))
+    event, = pool.wait(_LIMIT)
+    pool.act(0, fake_envs.right_action(event.observation))
+    pool._crew.workers[0].deadline = 0.0
+    failed, = pool.wait(0.0)
+    (tmp_path / 'marks' / 'go').touch()
+    event, = _play(pool)
+    assert pool.failures == {'hang': 1}
+  assert (failed.kind, failed.attempt) == ('failed', 0)
+  assert (event.kind, event.attempt, event.reward) == ('finished', 1, 1.0)
+
+
+def test_an_environment_that_cannot_be_closed_is_killed():
+  with _pool(fake_envs.StuckEnv, close_timeout=.1) as pool:
+    assert _kinds(_play(pool, _jobs(0, 1))) == {'finished': 2}
+
+
+def test_a_host_may_have_more_open_files_than_select_can_hear():
+  limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+  if limits[1] < 1300:
+    pytest.skip('this machine allows fewer open files')
+  resource.setrlimit(
+      resource.RLIMIT_NOFILE, (max(1300, limits[0]), limits[1]))
+  with contextlib.ExitStack() as files:
+    for _ in range(1030):
+      files.enter_context(open(os.devnull, encoding='utf8'))
+    with _pool(num_workers=1) as pool:
+      assert _kinds(_play(pool, _jobs(0))) == {'finished': 1}
+  resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @pytest.mark.parametrize('fault', ['hang', 'hang_reset'])
@@ -581,6 +640,9 @@ def test_nothing_is_left_when_the_main_process_is_killed(
     assert main.stdout.readline() == 'ready\n'
     _until(lambda: list(_processes(token).values()).count('sleep 1000') == 4)
     assert len(_processes(token)) == 8   # itself, its keeper, two workers
+    _, worker, _ = sorted(pid for pid, command in _processes(token).items()
+                          if 'keeper.py' in command)
+    os.kill(worker, signal.SIGKILL)
     main.send_signal(signal.Signals[end])
     _until(lambda: not _processes(token))
   assert main.returncode != 0

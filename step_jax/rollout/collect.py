@@ -1,11 +1,15 @@
 """Collecting trajectories: environments that are ready share a policy call.
 
 The loop never waits for a particular environment. What waits for an action is
-answered at once, in one policy call of a fixed shape; idle rows are padding.
+answered at once, in policy calls of a fixed shape; idle rows are padding. The
+actions of a call are sent, and what has happened meanwhile is heard, before the
+next. Where more wait than a call answers, those that have played least go first
+(a round lasts as long as the last of them), then those that wait longest.
 Everything is stored by slot, and a retried episode is the same episode, since
 keys are a function of (seed, round, slot, step) alone.
 """
 
+import collections
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -109,6 +113,7 @@ def collect(
     codec: base.Codec,
     num_tokens: int,
     max_steps: int,
+    batch_size: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Collection:
@@ -122,6 +127,7 @@ def collect(
     codec: makes the rows that are stored, and the environments' actions.
     num_tokens: L.
     max_steps: T; the environments end their episodes by then.
+    batch_size: rows that `act` gets at most; by default all that wait.
     should_stop: asked now and then.
     on_progress: told when an episode has ended.
 
@@ -134,16 +140,22 @@ def collect(
   """
   store = _allocate(jobs, example, codec, num_tokens, max_steps)
   histories: dict[int, Any] = {}
-  num_steps = finished = 0
+  waiting: dict[int, workers.Event] = {}  # by slot, in order of arrival
+  turns: collections.Counter[int] = collections.Counter()  # by worker
+  finished = 0
   failures_before = pool.num_failures
   # By task, since another task can be a page to load or an app to start.
   pool.submit(sorted(jobs, key=lambda job: job.task_id))
   while pool.pending:
     if should_stop():
       raise KeyboardInterrupt
-    events = pool.wait(timeout=POLL_SECONDS)
-    for event in events:
+    for event in pool.wait(timeout=0. if waiting else POLL_SECONDS):
       slot = event.job.slot
+      if event.kind == 'observation':
+        waiting[slot] = event
+        continue
+      waiting.pop(slot, None)  # its worker is gone
+      histories.pop(slot, None)
       if event.kind in ('failed', 'lost'):
         store.step_mask[slot] = False
         store.token_mask[slot] = False
@@ -151,16 +163,17 @@ def collect(
         store.valid[slot] = True
         store.returns[slot] = event.reward
         store.successes[slot] = event.reward > 0
-      if event.kind != 'observation':
-        histories.pop(slot, None)
       if event.kind in ('finished', 'lost'):
         finished += 1
         on_progress(Progress(finished, int(store.successes.sum()), len(jobs)))
-    waiting = [event for event in events if event.kind == 'observation']
-    if waiting:
-      _answer(pool, waiting, act, store, histories, codec)
-      num_steps += len(waiting)
-  return Collection(store, num_steps, pool.num_failures - failures_before)
+    batch = sorted(waiting.values(), key=lambda event: turns[event.worker])
+    batch = batch[:batch_size]
+    if batch:
+      _answer(pool, batch, act, store, histories, codec)
+      turns.update(event.worker for event in batch)
+      for event in batch:
+        del waiting[event.job.slot]
+  return Collection(store, turns.total(), pool.num_failures - failures_before)
 
 
 def _answer(pool, waiting, act, store, histories, codec) -> None:

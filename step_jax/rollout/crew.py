@@ -65,9 +65,11 @@ class Crew:
     return ((index, worker) for index, worker in enumerate(self.workers)
             if worker is not None)
 
-  def well_first(self) -> list[int]:
-    """All places, those that are sick last."""
-    return sorted(range(len(self.workers)), key=self.is_sick)
+  def free(self) -> list[int]:
+    """Places that are empty or whose worker is idle, those sick last."""
+    return sorted(
+        (index for index, worker in enumerate(self.workers)
+         if worker is None or worker.state == 'idle'), key=self.is_sick)
 
   def is_sick(self, index: int) -> bool:
     """Whether a start or a first reset failed, and no reset came since."""

@@ -22,7 +22,7 @@ import ctypes
 import os
 import pickle
 import runpy
-import select
+import selectors
 import shutil
 import signal
 import socket
@@ -39,6 +39,10 @@ _HEADER = struct.Struct('!Q')
 _LINUX = sys.platform == 'linux'
 _PR_SET_CHILD_SUBREAPER = 36
 _PATIENCE = 5.0   # seconds for killed processes to vanish
+
+
+class MessageError(Exception):
+  """A message cannot be unpickled here; the cause says why."""
 
 
 class Channel:
@@ -69,6 +73,7 @@ class Channel:
 
     Raises:
       EOFError: the other side has closed.
+      MessageError: a message cannot be unpickled here.
       OSError: the connection was lost.
     """
     data, fds, _, _ = socket.recv_fds(self._socket, 1 << 20, 1)
@@ -81,8 +86,12 @@ class Channel:
       end = _HEADER.size + _HEADER.unpack_from(self._buffer)[0]
       if len(self._buffer) < end:
         break
-      messages.append(pickle.loads(self._buffer[_HEADER.size:end]))
+      data = self._buffer[_HEADER.size:end]
       del self._buffer[:end]
+      try:
+        messages.append(pickle.loads(data))
+      except Exception as error:   # Its classes may raise whatever they like.
+        raise MessageError(f'{type(error).__name__}: {error}') from error
     return messages
 
   def take_fd(self) -> int:
@@ -110,18 +119,21 @@ class _Keeper:
     self._wake, wake_end = os.pipe()
     os.set_blocking(self._wake, False)
     os.set_blocking(wake_end, False)
+    # Not `select`: a busy host's descriptors have numbers above its 1,024.
+    self._selector = selectors.DefaultSelector()
+    self._selector.register(control, selectors.EVENT_READ)
+    self._selector.register(self._wake, selectors.EVENT_READ)
     signal.set_wakeup_fd(wake_end, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)   # It only wakes.
 
   def run(self) -> None:
-    control = self._control.fileno()
     try:
       while True:
-        ready, _, _ = select.select([control, self._wake], [], [])
+        ready = {key.fileobj for key, _ in self._selector.select()}
         if self._wake in ready:
           os.read(self._wake, 4096)
           self._sweep()
-        if control in ready:
+        if self._control in ready:
           for command, argument in self._control.receive():
             self._obey(command, argument)
     except (EOFError, ConnectionError):
@@ -157,6 +169,7 @@ class _Keeper:
         signal.signal(name, signal.SIG_DFL)
       os.setsid()
       _become_subreaper()
+      self._selector.close()
       self._control.close()   # and the sockets of workers to come
       os.environ['TMPDIR'] = directory
       tempfile.tempdir = None
@@ -263,31 +276,43 @@ def _work(make_env: Callable[[], Any], channel: Channel) -> None:
     try:
       env = make_env()
     except Exception as error:
-      channel.send(('start_error', *_describe(error)))
+      channel.send(('start_error', *describe(error)))
       return
     channel.send(('ready',))
     while True:
       for command, argument in channel.receive():
-        try:
-          answer = ('result', *_execute(env, command, argument))
+        try:   # That it cannot be pickled is the environment's fault, too.
+          channel.send(('result', *_execute(env, command, argument)))
         except Exception as error:
-          answer = ('error', *_describe(error))
-        channel.send(answer)
+          channel.send(('error', *describe(error)))
   except (EOFError, ConnectionError):
     if env is not None:
       env.close()
 
 
 def _execute(env: Any, command: str, argument: Any) -> tuple[Any, ...]:
+  """Resets or steps; raises for what breaks an environment's contract."""
+  reward, done = 0.0, False
   if command == 'reset':
     observation, info = env.reset(**argument)
-    return observation, 0.0, False, info
-  observation, reward, terminated, truncated, info = env.step(argument)
-  done = bool(terminated or truncated)
-  return None if done else observation, float(reward), done, info
+  else:
+    observation, reward, terminated, truncated, info = env.step(argument)
+    reward, done = float(reward), bool(terminated or truncated)
+  if not isinstance(info, dict):
+    raise ValueError(f'expected info as a dictionary, got {info!r}')
+  if info.get('failure'):
+    return None, 0.0, done, info   # It promises nothing.
+  if reward not in ((0.0, 1.0) if done else (0.0,)):
+    raise ValueError(f'expected reward 0 until the end, then 0 or 1, got '
+                     f'{reward} {"at" if done else "before"} the end')
+  space = getattr(env, 'observation_space', None)
+  if not (done or space is None or space.contains(observation)):
+    raise ValueError('expected an observation of the observation_space, got '
+                     f'a {type(observation).__name__} that is none')
+  return None if done else observation, reward, done, info
 
 
-def _describe(error: Exception) -> tuple[str, str, str]:
+def describe(error: Exception) -> tuple[str, str, str]:
   return (type(error).__name__, str(error),
           ''.join(traceback.format_exception(error)))
 

@@ -50,9 +50,11 @@ class Processes:
         'main': main if os.path.isfile(main) else None,
         'close_timeout': close_timeout}))
     self._channels: dict[int, keeper.Channel] = {}
+    self._selector = selectors.DefaultSelector()
+    self._selector.register(self._control, selectors.EVENT_READ)
     self._num_started = 0
     self._finalizer = weakref.finalize(
-        self, _end, process, self._control, self._channels)
+        self, _end, process, self._control, self._channels, self._selector)
 
   @property
   def alive(self) -> bool:
@@ -64,7 +66,8 @@ class Processes:
     serial = self._num_started
     self._num_started += 1
     ours, theirs = socket.socketpair()
-    self._channels[serial] = keeper.Channel(ours)
+    channel = self._channels[serial] = keeper.Channel(ours)
+    self._selector.register(channel, selectors.EVENT_READ, serial)
     with theirs, contextlib.suppress(OSError):   # `receive` tells of it.
       self._control.send(('start', serial), fd=theirs.fileno())
     return serial
@@ -82,16 +85,12 @@ class Processes:
 
     Returns:
       By serial number: messages, perhaps none if one is still on its way, or
-      None if the worker has died.
+      None if the worker has died. What cannot be unpickled comes as an error.
 
     Raises:
       RuntimeError: the keeper was killed.
     """
-    with selectors.DefaultSelector() as selector:
-      selector.register(self._control.fileno(), selectors.EVENT_READ)
-      for serial, channel in self._channels.items():
-        selector.register(channel.fileno(), selectors.EVENT_READ, serial)
-      ready = [key.data for key, _ in selector.select(timeout)]
+    ready = [key.data for key, _ in self._selector.select(timeout)]
     if None in ready:
       raise RuntimeError('the process that keeps the workers was killed')
     received: dict[int, list[Any] | None] = {}
@@ -100,11 +99,15 @@ class Processes:
         received[serial] = self._channels[serial].receive()
       except (EOFError, OSError):
         received[serial] = None
+      except keeper.MessageError as error:
+        received[serial] = [('error', *keeper.describe(error))]
     return received
 
   def kill(self, serial: int) -> None:
     """Kills a worker with all that it started."""
-    self._channels.pop(serial).close()
+    channel = self._channels.pop(serial)
+    self._selector.unregister(channel)
+    channel.close()
     with contextlib.suppress(OSError):   # `receive` tells of it.
       self._control.send(('kill', serial))
 
@@ -124,7 +127,9 @@ def _launch() -> tuple[subprocess.Popen, keeper.Channel]:
 
 
 def _end(process: subprocess.Popen, control: keeper.Channel,
-         channels: dict[int, keeper.Channel]) -> None:
+         channels: dict[int, keeper.Channel],
+         selector: selectors.BaseSelector) -> None:
+  selector.close()
   for channel in channels.values():
     channel.close()
   control.close()

@@ -206,14 +206,16 @@ class WorkerPool:
 
   def _assign(self) -> None:
     """Gives queued jobs to idle workers; starts missing workers for them."""
-    for index in self._crew.well_first():
+    if not self._queue:
+      return
+    for index in self._crew.free():
       if not self._queue:
         return
       worker = self._crew.workers[index]
       if worker is None:
         if self._crew.may_start(index):
           self._start(index)
-      elif worker.state == 'idle':
+      else:
         worker.job, worker.attempt = job, _ = self._queue.popleft()
         options = {'task_id': job.task_id, 'expert': job.expert}
         self._ask(worker, 'reset', {'seed': job.seed, 'options': options},

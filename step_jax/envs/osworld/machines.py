@@ -5,7 +5,6 @@ import os
 import pathlib
 import re
 import secrets
-import select
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ import time
 from step_jax.envs import base
 from step_jax.envs import leases
 from step_jax.envs.osworld import client as client_lib
+from step_jax.envs.osworld.desktop import processes
 
 _PROGRAM = str(pathlib.Path(__file__).parent / 'desktop' / '__main__.py')
 _LEASE_SECONDS = 10.0  # for the lease of a worker that is being killed
@@ -149,8 +149,8 @@ class Machine:
               # A worker's own one is closed to the desktop's user.
               'TMPDIR': '/tmp'})
       assert self._local.stdout is not None
-      ready, _, _ = select.select(
-          [self._local.stdout], [], [], _START_SECONDS)
+      ready = processes.readable(
+          self._local.stdout, timeout=_START_SECONDS)
       line = self._local.stdout.readline() if ready else ''
       address = re.search(r'http://\S+:\d+', line)
       if address is None:

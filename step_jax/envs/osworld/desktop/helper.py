@@ -8,7 +8,7 @@ holds: `make_answer()` there returns the function from a question to bytes.
 import importlib
 import json
 import os
-import select
+import selectors
 import struct
 import subprocess
 import sys
@@ -88,14 +88,16 @@ class Helper:
     assert self._process.stdout
     pipe = self._process.stdout.fileno()
     data = bytearray()
-    while len(data) < size:
-      left = deadline - time.monotonic()
-      if left <= 0 or not select.select([pipe], [], [], left)[0]:
-        raise TimeoutError
-      part = os.read(pipe, size - len(data))
-      if not part:
-        raise BrokenPipeError
-      data += part
+    with selectors.DefaultSelector() as selector:
+      selector.register(pipe, selectors.EVENT_READ)
+      while len(data) < size:
+        left = deadline - time.monotonic()
+        if left <= 0 or not selector.select(left):
+          raise TimeoutError
+        part = os.read(pipe, size - len(data))
+        if not part:
+          raise BrokenPipeError
+        data += part
     return bytes(data)
 
 

@@ -12,7 +12,6 @@ Linux only (`/proc` and `prctl`); imports the standard library alone.
 import contextlib
 import glob
 import os
-import select
 import signal
 import socket
 import tempfile
@@ -64,7 +63,7 @@ def run(listener: socket.socket, *, user: int | None, with_parent: bool,
   listener.close()
   code = None
   while code is None:
-    select.select([wake], [], [], 1 if with_parent else None)
+    processes.readable(wake, timeout=1 if with_parent else None)
     code = _read_signals(wake, keeper)
     if with_parent and os.getppid() != parent:
       code = 0
@@ -136,7 +135,7 @@ def _keep(life: int, listener: socket.socket, folder: str, user: int | None,
       os._exit(1)
   listener.close()
   while True:
-    ready, _, _ = select.select([life, wake], [], [])
+    ready = processes.readable(life, wake)
     with contextlib.suppress(BlockingIOError):
       os.read(wake, 4096)
     if life in ready or child in _reap():

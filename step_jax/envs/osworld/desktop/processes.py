@@ -3,11 +3,28 @@ from collections.abc import Collection
 import contextlib
 import ctypes
 import os
+import selectors
 import signal
 import time
+from typing import Any
 
 SET_PDEATHSIG = 1
 SET_CHILD_SUBREAPER = 36
+
+
+def readable(*files: Any, timeout: float | None = None) -> list[Any]:
+  """Returns the files that can be read; waits until one can.
+
+  Unlike `select.select` it knows descriptors above 1,023.
+
+  Args:
+    *files: pipes, sockets or processes, or their descriptors.
+    timeout: seconds to wait; None waits for ever.
+  """
+  with selectors.DefaultSelector() as selector:
+    for file in files:
+      selector.register(file, selectors.EVENT_READ)
+    return [key.fileobj for key, _ in selector.select(timeout)]
 
 
 def _read_all() -> dict[int, list[tuple[int, str]]]:

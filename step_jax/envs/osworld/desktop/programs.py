@@ -2,7 +2,6 @@
 from collections.abc import Callable, Sequence
 import contextlib
 import os
-import select
 import signal
 import subprocess
 import tempfile
@@ -145,7 +144,7 @@ def _wait(process: subprocess.Popen[bytes], timeout: float) -> int | None:
   """Returns the exit code; None after `timeout` seconds."""
   fd = os.pidfd_open(process.pid)
   try:
-    select.select([fd], [], [], timeout)
+    processes.readable(fd, timeout=timeout)
   finally:
     os.close(fd)
   return process.poll()

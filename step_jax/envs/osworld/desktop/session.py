@@ -7,7 +7,6 @@ import ctypes
 import json
 import os
 import secrets
-import select
 import shutil
 import signal
 import socket
@@ -189,7 +188,7 @@ class Session:
     line = b''
     with open(fd, 'rb', buffering=0) as pipe:
       while not line.endswith(b'\n'):
-        ready = select.select([pipe], [], [], _START_TIMEOUT)[0]
+        ready = processes.readable(pipe, timeout=_START_TIMEOUT)
         part = os.read(fd, 4096) if ready else b''
         if not part:
           raise RuntimeError(f'{name} did not start{self._last_words()}')
@@ -212,9 +211,9 @@ class Session:
     for pid in sorted(self._essential):   # as they were started
       with open(f'/proc/{pid}/comm') as file:
         names[os.pidfd_open(pid)] = file.read().strip()
-    select.select(list(names), [], [])
+    processes.readable(*names)
     time.sleep(_AFTERMATH)
-    ended, _, _ = select.select(list(names), [], [], 0)
+    ended = processes.readable(*names, timeout=0)
     return next(name for fd, name in names.items() if fd in ended)
 
   def ask(self, name: str, timeout: float, **question: Any) -> bytes:
