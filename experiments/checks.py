@@ -9,6 +9,7 @@ from typing import Any
 
 import ml_collections
 
+from configs import common
 from step_jax.algorithm import methods
 
 SAMPLERS = ('uniform', 'sr_traj', 'frontier', 'knapsack', 'plr', 'spo')
@@ -80,7 +81,8 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     expect(field, 0 <= _value(config, field) <= 1, 'from 0 to 1')
   expect('env.episodes', config.env.episodes in ('fixed', 'drawn'),
          "'fixed' or 'drawn'")
-  expect('env.tasks', all(isinstance(task, str) for task in config.env.tasks),
+  expect('env.tasks', all(
+      task and isinstance(task, str) for task in config.env.tasks),
          'a tuple of names')
   addresses = config.env.arguments.get('addresses', ())
   expect('env.num_workers', not addresses
@@ -139,17 +141,27 @@ def _check_vision_language(
          'so that 4 x num_heads divides policy.width')
 
 
-def read_config(path: pathlib.Path) -> dict[str, Any]:
-  """Reads a run's config.json.
+def read_config(path: pathlib.Path) -> ml_collections.ConfigDict:
+  """Reads a run's config.json; what it lacks has its default.
 
   Raises:
     UserError: if it is damaged.
   """
   try:
-    return json.loads(path.read_text())
-  except ValueError as error:
+    return _with_defaults(path.read_text())
+  except (ValueError, KeyError, TypeError) as error:
     raise UserError(
         f'{path} is damaged ({error}); use another --workdir') from error
+
+
+def _with_defaults(text: str) -> ml_collections.ConfigDict:
+  """A config from JSON, with the fields that came later."""
+  config, saved = common.base_config(), json.loads(text)
+  if saved['policy']['name'] == 'qwen_vl':
+    common.add_vision_language(config)
+  with config.unlocked(), config.ignore_type():  # tuples are lists in JSON
+    config.update(saved)
+  return config
 
 
 def check_same_config(
@@ -159,8 +171,9 @@ def check_same_config(
   Raises:
     UserError: naming the fields that differ.
   """
-  saved = _flatten(read_config(path))
-  given = _flatten(json.loads(config.to_json()))
+  saved, given = (
+      _flatten(json.loads(one.to_json()))
+      for one in (read_config(path), _with_defaults(config.to_json())))
   different = sorted(
       name for name in saved.keys() | given.keys()
       if saved.get(name) != given.get(name) and name not in FREE_FIELDS)

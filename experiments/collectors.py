@@ -85,6 +85,8 @@ def simulated(
 
   def collect(jobs, player, name):
     del name
+    if should_stop():
+      raise KeyboardInterrupt
     simulate = by_policy
     if player is None:
       simulate = by_expert

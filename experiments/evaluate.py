@@ -9,22 +9,24 @@ another split than the training tasks.
 
 from collections.abc import Sequence
 import pathlib
+import signal
 import sys
 
 if __name__ == '__main__':  # run as a script, from anywhere
   sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from absl import flags
-import ml_collections
 from rich import console as rich_console
 
 from experiments import checks
 from experiments import train
 from step_jax.runs import evaluation as evaluation_lib
+from step_jax.runs import files
 
 
 def main(argv: Sequence[str]) -> int:
   """Runs the command; returns its exit code."""
+  signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
   flags.DEFINE_string('workdir', None, 'folder of the run', required=True)
   flags.DEFINE_enum(
       'split', 'train', ['train', 'all', 'held_out'], 'which tasks')
@@ -35,8 +37,7 @@ def main(argv: Sequence[str]) -> int:
     path = pathlib.Path(flags.FLAGS.workdir)
     if not (path / 'config.json').exists():
       raise checks.UserError(f'there is no run in {path}: no config.json')
-    config = ml_collections.ConfigDict(
-        checks.read_config(path / 'config.json'))
+    config = checks.read_config(path / 'config.json')
     evaluation = train.evaluate_run(
         config, path, split=flags.FLAGS.split, episodes=flags.FLAGS.episodes)
     console.print(evaluation_lib.make_table(None, evaluation))
@@ -46,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
   except (checks.UserError, flags.Error) as error:
     print(error, file=sys.stderr)
     return 2
-  except checks.RunError as error:
+  except (checks.RunError, files.WriteError) as error:
     print(error, file=sys.stderr)
     return 1
 

@@ -9,6 +9,7 @@ interrupted and saved, 2 a mistake in the command or the config, 1 otherwise.
 
 import datetime
 import pathlib
+import signal
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -26,6 +27,15 @@ _WORKDIR = flags.DEFINE_string(
 
 def main(argv: list[str]) -> int:
   """Runs the command; returns its exit code."""
+  signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+  try:
+    return _run(argv)
+  except KeyboardInterrupt:
+    print('interrupted before it began', file=sys.stderr)
+    return 130
+
+
+def _run(argv: list[str]) -> int:
   try:
     rest = flags.FLAGS(argv)[1:]
     if rest or _CONFIG.value is None:
@@ -48,6 +58,7 @@ def main(argv: list[str]) -> int:
     print(f'workdir: {workdir}')
   from experiments import checks  # after the flags: importing takes seconds
   from experiments import train
+  from step_jax.runs import files
   try:
     train.train(config, pathlib.Path(workdir))
     return 0
@@ -55,9 +66,12 @@ def main(argv: list[str]) -> int:
     print(f'interrupted and saved; resume with --workdir={workdir}',
           file=sys.stderr)
     return 130
-  except (checks.UserError, checks.RunError) as error:
+  except (checks.UserError, files.FolderError) as error:
     print(error, file=sys.stderr)
-    return 2 if isinstance(error, checks.UserError) else 1
+    return 2
+  except (checks.RunError, files.WriteError) as error:
+    print(error, file=sys.stderr)
+    return 1
 
 
 if __name__ == '__main__':

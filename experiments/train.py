@@ -19,16 +19,17 @@ from experiments import checks
 from experiments import collectors
 from experiments import rounds
 from experiments import setups
-from experiments import stopping
 from experiments import warm_start
 from experiments import worlds
 from step_jax.rollout import collect as collect_lib
 from step_jax.runs import checkpoint
 from step_jax.runs import evaluation as evaluation_lib
+from step_jax.runs import files
 from step_jax.runs import metrics
 from step_jax.runs import progress as progress_lib
 from step_jax.runs import report
 from step_jax.runs import signals
+from step_jax.runs import stopping
 
 
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -41,49 +42,50 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   Raises:
     UserError: for a mistake in the config or a missing program.
     RunError: if most trajectories are lost.
+    FolderError: if another process trains there, or if it is no folder.
+    WriteError: if a file cannot be written; what was saved is still there.
     KeyboardInterrupt: interrupted; completed rounds are saved, unless a second
       signal came amid an update.
   """
   checks.check_config(config)
-  if (workdir / 'config.json').exists():
-    checks.check_same_config(workdir / 'config.json', config)
   setup = setups.make_setup(config, worlds.make_world(config, workdir=workdir))
-  is_empty = not workdir.exists() or (
-      workdir.is_dir() and not any(workdir.iterdir()))
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise checks.UserError(
-        f'expected --workdir to be a folder: {error}') from error
-  metrics.replace_file(
-      workdir / 'config.json', config.to_json(indent=2).encode())
-  checkpoints = checkpoint.Checkpoints(workdir / 'checkpoints', _warn)
-  try:
-    with (stopping.StopRequest() as stop,
-          progress_lib.RunProgress(config.num_rounds) as progress,
-          collectors.open_collector(setup, progress, stop) as collect):
-      params = setup.policy.init(jax.random.key(config.seed))
-      done, state = _restore(setup, checkpoints, params) or (0, None)
-      if done > config.num_rounds:
-        raise checks.UserError(
-            f'the run in {workdir} has {done} rounds already; expected '
-            f'num_rounds to be at least that, got {config.num_rounds}')
-      log = metrics.MetricsLog(workdir, done, len(setup.world.tasks))
-      progress.resume(done)
-      if state is None:
-        state = _start(setup, params, collect, progress)
-        checkpoints.save(0, state)
-      del params
-      is_empty = False
-      _run_rounds(setup, workdir, state, done, checkpoints, log, collect,
-                  progress)
-      _report(workdir, log, setup, progress)
-  except checks.UserError:
-    if is_empty:
-      shutil.rmtree(workdir)  # where the right command will go
-    raise
-  finally:
-    checkpoints.close()
+  with contextlib.ExitStack() as stack:
+    is_new = stack.enter_context(files.owned(workdir))
+    config_path = workdir / 'config.json'
+    if config_path.exists():
+      checks.check_same_config(config_path, config)
+    files.replace(config_path, config.to_json(indent=2).encode())
+    checkpoints = stack.enter_context(contextlib.closing(
+        checkpoint.Checkpoints(workdir / 'checkpoints', _warn)))
+    try:
+      _train(setup, workdir, checkpoints)
+    except checks.UserError:
+      if is_new and not checkpoints.rounds:
+        shutil.rmtree(workdir)  # where the right command will go
+      raise
+
+
+def _train(
+    setup: setups.Setup, workdir: pathlib.Path,
+    checkpoints: checkpoint.Checkpoints) -> None:
+  """Starts or goes on, with the folder to itself."""
+  config = setup.config
+  with (stopping.StopRequest() as stop,
+        progress_lib.RunProgress(config.num_rounds) as progress,
+        collectors.open_collector(setup, progress, stop) as collect):
+    done, state = _restore(setup, checkpoints) or (0, None)
+    if done > config.num_rounds:
+      raise checks.UserError(
+          f'the run in {workdir} has {done} rounds already; expected '
+          f'num_rounds to be at least that, got {config.num_rounds}')
+    log = metrics.MetricsLog(workdir, done, len(setup.world.tasks))
+    progress.resume(done)
+    if state is None:
+      state = _start(setup, collect, progress, stop)
+      checkpoints.save(0, state)
+    _run_rounds(setup, workdir, state, done, checkpoints, log, collect,
+                progress)
+    _report(workdir, log, setup, progress)
 
 
 def evaluate_run(
@@ -93,11 +95,10 @@ def evaluate_run(
   setup = setups.make_setup(config, worlds.make_world(config, workdir=workdir))
   shown = setup._replace(world=worlds.make_world(config, split, workdir))
   with (contextlib.closing(checkpoint.Checkpoints(
-            workdir / 'checkpoints', _warn)) as checkpoints,
+            workdir / 'checkpoints', _warn, read_only=True)) as checkpoints,
         stopping.StopRequest() as stop, progress_lib.RunProgress(1) as progress,
         collectors.open_collector(shown, progress, stop) as collect):
-    restored = _restore(
-        setup, checkpoints, setup.policy.init(jax.random.key(config.seed)))
+    restored = _restore(setup, checkpoints)
     if restored is None:
       raise checks.UserError(f'the run in {workdir} has no checkpoint yet')
     evaluation = _evaluate(
@@ -127,27 +128,31 @@ def _warn(sentence: str) -> None:
 
 
 def _restore(
-    setup: setups.Setup, checkpoints: checkpoint.Checkpoints, params: Any
+    setup: setups.Setup, checkpoints: checkpoint.Checkpoints
 ) -> tuple[int, rounds.RunState] | None:
-  """The newest checkpoint, of the shapes and placement of `params`."""
-  template = rounds.start(setup, params)
+  """The newest checkpoint; nothing but its shapes is made besides."""
+  template = checkpoints.rounds and jax.eval_shape(
+      lambda key: rounds.start(setup, setup.policy.init(key)),
+      jax.random.key(setup.config.seed))
   try:
     return checkpoints.restore(template)
-  except ValueError as error:
+  except checkpoint.CheckpointError as error:
     raise checks.UserError(str(error)) from error
 
 
 def _start(
     setup: setups.Setup,
-    params: Any,
     collect: collectors.Collector,
     progress: progress_lib.RunProgress,
+    should_stop: stopping.StopRequest,
 ) -> rounds.RunState:
   """Fresh parameters, after imitation where the config asks for it."""
+  params = setup.policy.init(jax.random.key(setup.config.seed))
   if setup.config.warm_start.demonstrations:
     params = warm_start.warm_start(
         setup.config, setup.world, setup.policy, params,
-        functools.partial(collect, name='warm start'), progress.say)
+        functools.partial(collect, name='warm start'), progress.say,
+        should_stop)
   return rounds.start(setup, params)
 
 

@@ -22,6 +22,7 @@ from step_jax.policies import base
 from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import episodes
 from step_jax.rollout import workers
+from step_jax.runs import files
 
 _DEMONSTRATIONS = 2**32 - 1  # in the place of a round in seeds
 
@@ -33,6 +34,7 @@ def warm_start(
     params: Any,
     collect: Callable[..., collect_lib.Collection],
     say: Callable[[str], None],
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Any:
   """Returns parameters after imitation, from the cache if they are there.
 
@@ -43,6 +45,7 @@ def warm_start(
     params: fresh parameters.
     collect: `(jobs, player)` -> `Collection`; no player is the expert.
     say: tells the person a line.
+    should_stop: asked now and then; True raises KeyboardInterrupt.
   """
   path = _cache_path(config, world)
   leaves, structure = jax.tree.flatten(params)
@@ -72,6 +75,8 @@ def warm_start(
     tenth = max(config.warm_start.num_steps // 10, 1)
 
     def tell(step, loss):
+      if should_stop():
+        raise KeyboardInterrupt
       if step % tenth == 0:
         say(f'warm start: step {step} of {config.warm_start.num_steps}, '
             f'loss {loss:.2f}')
@@ -86,12 +91,17 @@ def warm_start(
       temperature=config.temperature)
   losses = jax.device_get(losses)
   say(f'warm start: imitation loss {losses[0]:.2f} -> {losses[-1]:.2f}')
-  path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_suffix(f'.{os.getpid()}.npz')
-  np.savez(partial, **{
-      f'{i}': leaf for i, leaf in enumerate(
-          jax.device_get(jax.tree.leaves(params)))})
-  os.replace(partial, path)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(partial, **{
+        f'{i}': leaf for i, leaf in enumerate(
+            jax.device_get(jax.tree.leaves(params)))})
+    files.sync(partial)
+    os.replace(partial, path)
+  except OSError as error:  # It is but a cache.
+    partial.unlink(missing_ok=True)
+    say(f'warm start: not kept in {path}: {error}')
   return params
 
 

@@ -1,7 +1,10 @@
 """Tests of checkpoints: whole ones come back, damaged ones are passed over."""
+import json
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import chex
 import jax
@@ -12,6 +15,7 @@ import pytest
 
 from step_jax.algorithm import types
 from step_jax.runs import checkpoint
+from step_jax.runs import files
 
 # Reads of other chunks fail after orbax has given up on the first.
 pytestmark = [
@@ -50,9 +54,10 @@ def made_opened(tmp_path):
   """`open() -> (Checkpoints, sentences)`, closed at the end."""
   everything = []
 
-  def open_checkpoints():
+  def open_checkpoints(**options):
     sentences = []
-    checkpoints = checkpoint.Checkpoints(tmp_path / 'ck', sentences.append)
+    checkpoints = checkpoint.Checkpoints(
+        tmp_path / 'ck', sentences.append, **options)
     everything.append(checkpoints)
     return checkpoints, sentences
 
@@ -220,7 +225,8 @@ def test_without_a_whole_one_there_is_a_sentence(saved, opened, states):
   _flip_a_byte(saved / '3')
   for _ in range(2):  # and again, when none is left to be passed over
     checkpoints, _ = opened()
-    with pytest.raises(ValueError, match='--workdir') as caught:
+    with pytest.raises(
+        checkpoint.CheckpointError, match='--workdir') as caught:
       checkpoints.restore(states[0])
     assert '\n' not in str(caught.value)
 
@@ -281,3 +287,163 @@ def test_a_save_that_was_killed_is_ignored(
   _assert_same(state, states[3])
   checkpoints.save(4, states[4])
   _assert_same(checkpoints.restore(states[0])[1], states[4])
+
+
+def _names(folder):
+  """All that is there, but for what is being written."""
+  return sorted(str(path.relative_to(folder)) for path in folder.rglob('*'))
+
+
+@pytest.mark.parametrize('error', [MemoryError, OSError, ValueError])
+def test_what_is_no_damage_is_not_taken_for_it(
+    saved, opened, states, monkeypatch, error):
+  before = _names(saved.parent)
+  checkpoints, sentences = opened()
+
+  def fail(*_):
+    raise error('not the files')
+
+  monkeypatch.setattr(checkpoints, '_read', fail)
+  with pytest.raises(error, match='not the files'):
+    checkpoints.restore(states[0])
+  assert _names(saved.parent) == before and not sentences
+
+
+def test_another_structure_is_told_and_is_no_damage(saved, opened, states):
+  before = _names(saved.parent)
+  checkpoints, sentences = opened()
+  learner, record = states[0]
+  for template, told in (
+      ((learner, record, jnp.zeros(3)), '[2] (none there, float32[3] now)'),
+      ((learner,), '[1] (float32[16] there, none now)'),
+      ((learner, record[1:]), '[1] (float32[16] there, float32[15] now)'),
+      ((learner, record.astype(int)), '[1] (float32[16] there, int32[16]')):
+    with pytest.raises(checkpoint.CheckpointError) as caught:
+      checkpoints.restore(template)
+    assert told in str(caught.value) and '\n' not in str(caught.value)
+  assert _names(saved.parent) == before and not sentences
+
+
+def test_a_reader_moves_nothing(saved, opened, states):
+  _delete_chunks(saved / '3')
+  (saved / '4-tmp').mkdir()  # what the run is writing
+  before = _names(saved.parent)
+  checkpoints, sentences = opened(read_only=True)
+  num_rounds, state = checkpoints.restore(states[0])
+  assert num_rounds == 2 and 'round 3 is damaged' in sentences[0]
+  _assert_same(state, states[2])
+  assert _names(saved.parent) == before
+
+
+def test_without_a_folder_a_reader_makes_none(tmp_path, opened, states):
+  assert opened(read_only=True)[0].restore(states[0]) is None
+  assert not (tmp_path / 'ck').exists()
+
+
+def test_a_reader_goes_on_when_the_run_does(
+    saved, opened, states, monkeypatch):
+  """What it has begun to read is removed, as there are two newer ones."""
+  owner, _ = opened()
+  reader, sentences = opened(read_only=True)
+  read = reader._read
+
+  def read_late(folder, template):
+    if folder.name == '3':
+      owner.save(4, states[4])
+      owner.save(5, states[1])
+    return read(folder, template)
+
+  monkeypatch.setattr(reader, '_read', read_late)
+  num_rounds, state = reader.restore(states[0])
+  assert num_rounds == 5 and not sentences
+  _assert_same(state, states[1])
+  assert sorted(os.listdir(saved)) == ['4', '5']
+
+
+def test_a_full_disk_is_a_sentence_and_costs_nothing(
+    saved, opened, states, monkeypatch):
+  checkpoints, _ = opened()
+  save = checkpoints._checkpointer.save
+
+  def fill(path, **kwargs):
+    save(path, **kwargs)
+    raise ValueError('RESOURCE_EXHAUSTED: Error writing "a/0":\nFailed to '
+                     "write: No space left on device [os_error_code='28']")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoints._checkpointer, 'save', fill)
+    with pytest.raises(files.WriteError, match='No space left') as caught:
+      checkpoints.save(4, states[4])
+  assert '\n' not in str(caught.value)
+  assert sorted(os.listdir(saved)) == ['2', '3']
+  checkpoints.save(4, states[4])
+  _assert_same(checkpoints.restore(states[0])[1], states[4])
+
+
+def test_none_is_removed_before_the_next_is_known_to_be_good(
+    saved, opened, states, monkeypatch):
+  checkpoints, _ = opened()
+  monkeypatch.setattr(checkpoints, '_read', lambda *_: states[3])
+  with pytest.raises(files.WriteError, match='reads otherwise'):
+    checkpoints.save(4, states[4])
+  assert sorted(os.listdir(saved)) == ['2', '3']
+
+
+def test_shapes_are_enough_of_a_template(saved, opened, states):
+  assert saved.exists()
+  checkpoints, _ = opened()
+  abstract = jax.eval_shape(lambda: states[0])
+  _assert_same(checkpoints.restore(abstract)[1], states[3])
+
+
+def test_one_of_an_earlier_version_is_read_and_never_moved(
+    saved, opened, states):
+  path = saved / '3' / 'digest' / 'metadata'
+  content = json.loads(path.read_text())
+  del content['leaves']
+  path.write_text(json.dumps(content))
+  (saved / '3' / 'files.json').unlink()
+  checkpoints, _ = opened()
+  _assert_same(checkpoints.restore(states[0])[1], states[3])
+  before = _names(saved.parent)
+  with pytest.raises(ValueError):  # orbax's own
+    checkpoints.restore((*states[0], jnp.zeros(3)))
+  assert _names(saved.parent) == before
+
+
+_FOUR_DEVICES = """
+import pathlib, sys
+import jax, numpy as np
+from step_jax.runs import checkpoint
+mesh = jax.sharding.Mesh(np.array(jax.devices()), 'x')
+rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('x'))
+state = {'x': jax.device_put(np.arange(24.).reshape(8, 3), rows)}
+assert len(state['x'].sharding.device_set) == 4
+checkpoints = checkpoint.Checkpoints(pathlib.Path(sys.argv[1]), print)
+checkpoints.save(1, state)
+print('saved', flush=True)
+sys.stdin.readline()
+num_rounds, found = checkpoints.restore(state)
+assert num_rounds == 2 and found['x'].sharding == rows
+np.testing.assert_array_equal(found['x'], state['x'] + 1)
+print('found', flush=True)
+"""
+
+
+def test_four_devices_save_and_one_resumes_and_back(tmp_path, opened):
+  command = sys.executable, '-c', _FOUR_DEVICES, str(tmp_path / 'ck')
+  environ = os.environ | {
+      'XLA_FLAGS': '--xla_force_host_platform_device_count=4',
+      'PYTHONPATH': str(pathlib.Path(__file__).parents[1])}
+  with subprocess.Popen(command, env=environ, text=True, stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE) as four:
+    assert four.stdout.readline() == 'saved\n'
+    checkpoints, sentences = opened()
+    template = {'x': jax.ShapeDtypeStruct((8, 3), jnp.float32)}
+    num_rounds, state = checkpoints.restore(template)
+    assert num_rounds == 1 and not sentences
+    assert state['x'].devices() == {jax.devices()[0]}
+    np.testing.assert_array_equal(state['x'], np.arange(24.).reshape(8, 3))
+    checkpoints.save(2, {'x': state['x'] + 1})
+    output, _ = four.communicate('go on\n')
+  assert (four.returncode, output) == (0, 'found\n')

@@ -1,8 +1,11 @@
 """Tests of the host loop, in this process, on the fake world."""
 import contextlib
+import errno
 import json
 import math
+import os
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +16,6 @@ import pytest
 from experiments import checks
 from experiments import rounds as rounds_lib
 from experiments import setups as setups_lib
-from experiments import stopping
 from experiments import train
 from experiments import warm_start
 from experiments import worlds
@@ -22,7 +24,9 @@ from step_jax.rollout import episodes
 from step_jax.rollout import redrawing
 from step_jax.rollout import workers
 from step_jax.runs import evaluation as evaluation_lib
+from step_jax.runs import files
 from step_jax.runs import metrics
+from step_jax.runs import stopping
 from tests import fake_config
 from tests import fake_world
 
@@ -208,7 +212,7 @@ def test_evaluations_come_every_second_round_and_last(run):
 def test_the_folder_holds_what_was_promised(run):
   assert {path.name for path in run.iterdir()} == {
       'config.json', 'metrics.jsonl', 'success_rates.npy', 'evaluation.json',
-      'initial_evaluation.json', 'checkpoints', 'report'}
+      'initial_evaluation.json', 'checkpoints', 'report', 'lock'}
   assert sorted(_digests(run)) == [4, 5]
   assert json.loads((run / 'config.json').read_text())['group_size'] == 8
   for name in ('learning_curve', 'signals', 'slots_per_task'):
@@ -296,6 +300,48 @@ def test_a_finished_run_stays_as_it_is(run, tmp_path):
   with pytest.raises(checks.UserError, match='5 rounds already'):
     train.train(_config(num_rounds=4, eval_every=2), tmp_path)
   assert _rows(tmp_path) == _rows(run)
+
+
+def test_a_full_disk_is_a_sentence_and_nothing_is_lost(
+    run, tmp_path, monkeypatch):
+  """Full after three rounds; after room is made the same command goes on."""
+  config, replace = _config(num_rounds=5, eval_every=2), os.replace
+
+  def fill(source, target):
+    if len(metrics.read_metrics(tmp_path)) == 3:
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source))
+    replace(source, target)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(os, 'replace', fill)
+    with pytest.raises(files.WriteError, match='No space left on device'):
+      train.train(config, tmp_path)
+  train.train(config, tmp_path)
+  _assert_same_run(tmp_path, run)
+
+
+def test_a_folder_in_use_is_refused_and_stays(run, tmp_path):
+  shutil.copytree(run, tmp_path, dirs_exist_ok=True)
+  with files.owned(tmp_path):
+    with pytest.raises(files.FolderError, match='another process'):
+      train.train(_config(num_rounds=5, eval_every=2), tmp_path)
+  assert _rows(tmp_path) == _rows(run)
+  assert _digests(tmp_path) == _digests(run)
+
+
+def test_a_run_of_before_a_field_existed_is_resumed_and_evaluated(
+    run, tmp_path):
+  shutil.copytree(run, tmp_path, dirs_exist_ok=True)
+  path = tmp_path / 'config.json'
+  saved = json.loads(path.read_text())
+  del saved['optimizer']['importance_cap'], saved['optimizer']['entropy_bonus']
+  del saved['sampler']
+  path.write_text(json.dumps(saved))
+  config = checks.read_config(path)
+  assert config.optimizer.importance_cap == 0 and config.sampler == ''
+  train.evaluate_run(config, tmp_path, split='train', episodes=3)
+  train.train(_config(num_rounds=5, eval_every=2), tmp_path)
+  _assert_same_run(tmp_path, run)
 
 
 def test_another_config_is_refused(run):
@@ -709,7 +755,6 @@ def test_the_learning_rate_over_the_rounds(decay_rounds, last):
 
 
 def test_signals_are_requests_and_the_second_is_immediate(capsys):
-  import signal
   previous = signal.getsignal(signal.SIGINT)
   with stopping.StopRequest() as stop:
     assert not stop()
@@ -722,3 +767,34 @@ def test_signals_are_requests_and_the_second_is_immediate(capsys):
   with contextlib.suppress(KeyboardInterrupt), stopping.StopRequest() as stop:
     signal.raise_signal(signal.SIGTERM)
     assert stop()
+
+
+def test_sigterm_is_heeded_before_a_run_begins(monkeypatch, capsys):
+  from experiments import run as run_script
+  previous = signal.getsignal(signal.SIGTERM)
+  monkeypatch.setattr(
+      run_script, '_run', lambda _: signal.raise_signal(signal.SIGTERM))
+  try:
+    assert run_script.main([]) == 130
+  finally:
+    signal.signal(signal.SIGTERM, previous)
+  assert capsys.readouterr().err.count('\n') == 1
+
+
+def test_sigterm_in_the_warm_start_is_heeded(run, tmp_path, monkeypatch):
+  """It is over before the first evaluation; nothing of it is lost."""
+  start, played = train._start, []
+
+  def interrupted(*args):
+    signal.raise_signal(signal.SIGTERM)
+    return start(*args)
+
+  config = _config(num_rounds=5, eval_every=2)
+  with monkeypatch.context() as patch:
+    patch.setattr(train, '_start', interrupted)
+    patch.setattr(rounds_lib, 'play_round', lambda *args: played.append(args))
+    with pytest.raises(KeyboardInterrupt):
+      train.train(config, tmp_path)
+  assert not played and not (tmp_path / 'initial_evaluation.json').exists()
+  train.train(config, tmp_path)
+  _assert_same_run(tmp_path, run)

@@ -13,7 +13,6 @@ from experiments import checks
 from experiments import collectors
 from experiments import policies
 from experiments import setups
-from experiments import stopping
 from experiments import train
 from experiments import warm_start
 from experiments import worlds
@@ -24,6 +23,7 @@ from step_jax.policies.qwen_vl import model as model_lib
 from step_jax.policies.qwen_vl import saving
 from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
 from step_jax.runs import progress as progress_lib
+from step_jax.runs import stopping
 from tests import fake_desktop
 from tests import fake_phone
 from tests import fake_phone_tasks

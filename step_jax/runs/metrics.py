@@ -4,14 +4,16 @@ Every write leaves either the old or the new file behind, never half of one,
 and a resumed run first cuts what is later than its checkpoint.
 """
 
+import io
 import json
 import math
-import os
 import pathlib
 from typing import Any
 
 import jax
 import numpy as np
+
+from step_jax.runs import files
 
 
 class MetricsLog:
@@ -43,10 +45,10 @@ class MetricsLog:
   def _write(self) -> None:
     text = ''.join(
         json.dumps(row, allow_nan=False) + '\n' for row in self.rows)
-    replace_file(self._path, text.encode())
-    partial = self._record_path.with_suffix('.partial.npy')
-    np.save(partial, np.reshape(self._record, (-1, self._num_tasks)))
-    os.replace(partial, self._record_path)
+    files.replace(self._path, text.encode())
+    record = io.BytesIO()
+    np.save(record, np.reshape(self._record, (-1, self._num_tasks)))
+    files.replace(self._record_path, record.getvalue())
 
 
 def read_metrics(directory: pathlib.Path) -> list[dict[str, Any]]:
@@ -60,19 +62,12 @@ def read_metrics(directory: pathlib.Path) -> list[dict[str, Any]]:
 def write_json(path: pathlib.Path, content: Any) -> None:
   """Writes `content` as indented JSON, atomically."""
   text = json.dumps(_plain(content), indent=2, allow_nan=False)
-  replace_file(path, (text + '\n').encode())
+  files.replace(path, (text + '\n').encode())
 
 
 def read_json(path: pathlib.Path) -> Any:
   """Reads what `write_json` wrote."""
   return json.loads(path.read_text())
-
-
-def replace_file(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file so that a reader sees the old or the new one."""
-  partial = path.with_name(path.name + '.partial')
-  partial.write_bytes(content)
-  os.replace(partial, path)
 
 
 class CompilationCounter:

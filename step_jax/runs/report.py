@@ -1,12 +1,15 @@
 """Pictures of a run: evaluation success, and where the effort went."""
 
 from collections.abc import Sequence
+import io
 import pathlib
 from typing import Any
 
 import matplotlib.figure
 from matplotlib import ticker
 import numpy as np
+
+from step_jax.runs import files
 
 _MAX_NAMES = 40  # tasks whose names fit beside the heat map
 
@@ -30,16 +33,22 @@ def write_report(
 
   Returns:
     The paths of the pictures.
+
+  Raises:
+    WriteError: if they cannot be written.
   """
-  directory.mkdir(parents=True, exist_ok=True)
-  curve = directory / 'learning_curve.png'
-  _learning_curve(rows, environment, initial_success_rate).savefig(
-      curve, dpi=120)
-  signals = directory / 'signals.png'
-  _signals(rows).savefig(signals, dpi=120)
-  slots = directory / 'slots_per_task.png'
-  _slots_per_task(rows, tasks).savefig(slots, dpi=120)
-  return [curve, signals, slots]
+  with files.writing(directory):
+    directory.mkdir(parents=True, exist_ok=True)
+  figures = {
+      'learning_curve': _learning_curve(
+          rows, environment, initial_success_rate),
+      'signals': _signals(rows),
+      'slots_per_task': _slots_per_task(rows, tasks)}
+  for name, figure in figures.items():
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120)
+    files.replace(directory / f'{name}.png', picture.getvalue())
+  return [directory / f'{name}.png' for name in figures]
 
 
 def _learning_curve(
