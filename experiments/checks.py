@@ -145,8 +145,10 @@ def read_config(path: pathlib.Path) -> ml_collections.ConfigDict:
   """Reads a run's config.json; what it lacks has its default.
 
   Raises:
-    UserError: if it is damaged.
+    UserError: if it is missing or damaged.
   """
+  if not path.exists():
+    raise UserError(f'there is no run in {path.parent}: no {path.name}')
   try:
     return _with_defaults(path.read_text())
   except (ValueError, KeyError, TypeError) as error:

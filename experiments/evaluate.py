@@ -35,8 +35,6 @@ def main(argv: Sequence[str]) -> int:
   try:
     flags.FLAGS(argv)
     path = pathlib.Path(flags.FLAGS.workdir)
-    if not (path / 'config.json').exists():
-      raise checks.UserError(f'there is no run in {path}: no config.json')
     config = checks.read_config(path / 'config.json')
     evaluation = train.evaluate_run(
         config, path, split=flags.FLAGS.split, episodes=flags.FLAGS.episodes)

@@ -94,18 +94,27 @@ def evaluate_run(
   """Evaluates the newest checkpoint of a run and writes the result there."""
   setup = setups.make_setup(config, worlds.make_world(config, workdir=workdir))
   shown = setup._replace(world=worlds.make_world(config, split, workdir))
-  with (contextlib.closing(checkpoint.Checkpoints(
-            workdir / 'checkpoints', _warn, read_only=True)) as checkpoints,
-        stopping.StopRequest() as stop, progress_lib.RunProgress(1) as progress,
+  params = newest_params(setup, workdir)
+  with (stopping.StopRequest() as stop, progress_lib.RunProgress(1) as progress,
         collectors.open_collector(shown, progress, stop) as collect):
-    restored = _restore(setup, checkpoints)
-    if restored is None:
-      raise checks.UserError(f'the run in {workdir} has no checkpoint yet')
-    evaluation = _evaluate(
-        shown, restored[1].learner.params, collect, episodes)
+    evaluation = _evaluate(shown, params, collect, episodes)
   name = 'evaluation' if split == 'train' else f'evaluation_{split}'
   metrics.write_json(workdir / f'{name}.json', evaluation)
   return evaluation
+
+
+def newest_params(setup: setups.Setup, workdir: pathlib.Path) -> Any:
+  """The parameters of a run's newest checkpoint; nothing is moved.
+
+  Raises:
+    UserError: there is none yet, or it is of another structure.
+  """
+  with contextlib.closing(checkpoint.Checkpoints(
+      workdir / 'checkpoints', _warn, read_only=True)) as checkpoints:
+    restored = _restore(setup, checkpoints)
+  if restored is None:
+    raise checks.UserError(f'the run in {workdir} has no checkpoint yet')
+  return restored[1].learner.params
 
 
 def _evaluate(

@@ -8,9 +8,11 @@ instance, without one it is the one that training plays.
 """
 
 from collections.abc import Sequence
+import contextlib
 import functools
 import pathlib
 import sys
+from typing import Any
 
 if __name__ == '__main__':  # run as a script, from anywhere
   sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -47,48 +49,52 @@ def watch(config: ml_collections.ConfigDict, workdir: pathlib.Path,
   Raises:
     UserError: there is no such task, or no checkpoint yet.
   """
-  world = worlds.make_world(config, 'all', workdir)
-  task = task or worlds.make_world(config, workdir=workdir).tasks[0]
+  world = worlds.make_world(config, 'all', workdir)  # training tasks come first
+  task = task or world.tasks[0]
   if task not in world.tasks:
     raise checks.UserError(
         f'expected --task to be one of {", ".join(world.tasks[:3])}, ..., got '
         f'{task!r}')
-  setup = setups.make_setup(config, world)
-  params = train.restore_params(config, workdir)
-  make_env = world.make_env
+  setup = setups.make_setup(config, worlds.make_world(config, workdir=workdir))
+  params = train.newest_params(setup, workdir)
+  make_env: Any = world.make_env
   if config.policy.name != 'qwen_vl':  # whose environments are pictures anyway
     make_env = functools.partial(make_env, render_mode='rgb_array')
-  env = make_env()
-  frames, done = [], False
-  try:
-    observation, info = env.reset(
-        seed=episodes.fixed_seed(task) if seed is None else seed,
-        options={'task_id': world.tasks.index(task)})
-    history = setup.codec.empty_history
-    while not done:
-      frames.append(Image.fromarray(getattr(env, 'env', env).render()))
-      row = setup.codec.observe(observation, info, history)
-      rows = jax.tree.map(lambda x: np.asarray(x)[None], row)
-      if setup.policy.load is not None:
-        rows = setup.policy.load(rows)
-      keys = credit.row_keys(
-          jax.random.key(config.seed), np.zeros(1, np.int32),
-          np.full(1, len(frames), np.int32), 0)
-      sample = setup.policy.sample(
-          params, keys, rows, temperature=config.eval_temperature)
-      tokens = np.asarray(sample.tokens[0])
-      history = setup.codec.remember(history, row, tokens)
-      observation, reward, *ends, info = env.step(
-          setup.codec.decode(row, tokens))
-      done = any(ends)
-  finally:
-    env.close()
+  with contextlib.closing(make_env()) as env:
+    frames, reward = _play(
+        env, setup, params, world.tasks.index(task),
+        episodes.fixed_seed(task) if seed is None else seed)
   path = workdir / 'report' / f'{task}.gif'
   path.parent.mkdir(exist_ok=True)
   frames[0].save(path, save_all=True, append_images=frames[1:],
                  duration=_FRAME, loop=0)
   return (f'{task}: {"success" if reward > 0 else "failure"} after '
           f'{len(frames)} steps; {path}')
+
+
+def _play(env: Any, setup: setups.Setup, params: Any, task_id: int, seed: int
+          ) -> tuple[list[Image.Image], float]:
+  """The screens of an episode, each before its action, and its reward."""
+  config, codec, policy = setup.config, setup.codec, setup.policy
+  frames: list[Image.Image] = []
+  observation, info = env.reset(seed=seed, options={'task_id': task_id})
+  history, done = codec.empty_history, False
+  while not done:
+    row = codec.observe(observation, info, history)
+    rows = jax.tree.map(lambda x: np.asarray(x)[None], row)
+    if policy.load is not None:
+      rows = policy.load(rows)
+    keys = credit.row_keys(
+        jax.random.key(config.seed), np.zeros(1, np.int32),
+        np.full(1, len(frames), np.int32), 0)
+    frames.append(Image.fromarray(getattr(env, 'env', env).render()))
+    sample = policy.sample(
+        params, keys, rows, temperature=config.eval_temperature)
+    tokens = np.asarray(sample.tokens[0])
+    history = codec.remember(history, row, tokens)
+    observation, reward, *ends, info = env.step(codec.decode(row, tokens))
+    done = any(ends)
+  return frames, reward
 
 
 def main(argv: Sequence[str]) -> int:
@@ -99,8 +105,8 @@ def main(argv: Sequence[str]) -> int:
   try:
     flags.FLAGS(argv)
     workdir = pathlib.Path(flags.FLAGS.workdir)
-    print(watch(train.read_run(workdir), workdir, flags.FLAGS.task,
-                flags.FLAGS.seed))
+    config = checks.read_config(workdir / 'config.json')
+    print(watch(config, workdir, flags.FLAGS.task, flags.FLAGS.seed))
     return 0
   except KeyboardInterrupt:
     return 130

@@ -2,13 +2,17 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
 
 import numpy as np
+from PIL import Image
 import pytest
 
+from experiments import checks
+from experiments import watch
 from tests import fake_config
 
 _ROOT = pathlib.Path(__file__).parent.parent
@@ -90,6 +94,17 @@ def test_a_run_on_desk(run):
   # The scripted solutions of the warm start have taught something.
   before = json.loads((run / 'initial_evaluation.json').read_text())
   assert np.mean([row['success_rate'] for row in before.values()]) > .2
+
+
+def test_an_episode_of_a_run_can_be_watched(run):
+  config = checks.read_config(run / 'config.json')
+  with pytest.raises(checks.UserError, match="one of wifi-on, star.*'fly'"):
+    watch.watch(config, run, 'fly', None)
+  said = watch.watch(config, run, 'star', seed=3)
+  steps, = re.fullmatch(
+      rf'star: \w+ after (\d+) steps; {run}/report/star.gif', said).groups()
+  with Image.open(run / 'report' / 'star.gif') as picture:
+    assert 1 <= picture.n_frames <= int(steps) <= 8  # equal frames are one
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_been(run, play, tmp_path):
