@@ -86,10 +86,10 @@ class Channel:
       end = _HEADER.size + _HEADER.unpack_from(self._buffer)[0]
       if len(self._buffer) < end:
         break
-      data = self._buffer[_HEADER.size:end]
+      message = self._buffer[_HEADER.size:end]
       del self._buffer[:end]
       try:
-        messages.append(pickle.loads(data))
+        messages.append(pickle.loads(message))
       except Exception as error:   # Its classes may raise whatever they like.
         raise MessageError(f'{type(error).__name__}: {error}') from error
     return messages
