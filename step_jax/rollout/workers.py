@@ -54,6 +54,10 @@ class WorkerPool:
   That costs the jobs an attempt only while no other worker could play them, or
   before it has failed twice, when the job itself might be what is wrong.
 
+  An answer that breaks the contract is an exception of its environment: a
+  reward but 0 before the end, and but 0 or 1 at it; an observation outside
+  `observation_space`; an info that is no dictionary; what cannot be pickled.
+
   Use it as a context manager: no process outlives it, nor, should it be
   killed, the process that made it. Each worker has a temporary folder of its
   own as TMPDIR, removed with it. Workers ignore SIGINT.
