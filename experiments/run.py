@@ -42,13 +42,14 @@ def _run(argv: list[str]) -> int:
       print('expected --config=configs/<name>.py[:variant]'
             f'{", got " + " ".join(rest) if rest else ""}', file=sys.stderr)
       return 2
-    config = _CONFIG.value  # reading it tells of a file that failed
+    config = _CONFIG.value
+    environment = config.env  # reading it tells of a file that failed
   except (flags.Error, OSError, AttributeError, KeyError, TypeError,
           ValueError) as error:
     print(f'{error}'.splitlines()[-1].strip(' \'"'), file=sys.stderr)
     return 2
   method = step_jax.METHODS.get(config.method)
-  print(f'environment: {config.env.description or config.env.name}; method: '
+  print(f'environment: {environment.description or environment.name}; method: '
         f'{config.method}{method and ", " + method.about or ""}')
   workdir = _WORKDIR.value
   if workdir is None:
