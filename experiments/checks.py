@@ -11,6 +11,7 @@ import ml_collections
 
 from configs import common
 from step_jax.algorithm import methods
+from step_jax.runs import metrics
 
 SAMPLERS = ('uniform', 'sr_traj', 'frontier', 'knapsack', 'plr', 'spo')
 
@@ -81,8 +82,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     expect(field, 0 <= _value(config, field) <= 1, 'from 0 to 1')
   expect('env.episodes', config.env.episodes in ('fixed', 'drawn'),
          "'fixed' or 'drawn'")
-  expect('env.tasks', all(
-      task and isinstance(task, str) for task in config.env.tasks),
+  expect('env.tasks', all(x and isinstance(x, str) for x in config.env.tasks),
          'a tuple of names')
   addresses = config.env.arguments.get('addresses', ())
   expect('env.num_workers', not addresses
@@ -174,7 +174,7 @@ def check_same_config(
     UserError: naming the fields that differ.
   """
   saved, given = (
-      _flatten(json.loads(one.to_json()))
+      metrics.flatten(json.loads(one.to_json()))
       for one in (read_config(path), _with_defaults(config.to_json())))
   different = sorted(
       name for name in saved.keys() | given.keys()
@@ -216,13 +216,3 @@ def _value(config: ml_collections.ConfigDict, field: str) -> Any:
   for name in field.split('.'):
     value = value[name]
   return value
-
-
-def _flatten(nested: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-  flat: dict[str, Any] = {}
-  for name, value in nested.items():
-    if isinstance(value, dict):
-      flat |= _flatten(value, f'{prefix}{name}.')
-    else:
-      flat[prefix + name] = value
-  return flat

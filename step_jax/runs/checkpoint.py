@@ -86,7 +86,7 @@ class Checkpoints:
   def _write(self, partial: pathlib.Path, state: Any) -> None:
     digest = _digest(state)
     try:
-      self._checkpointer.save(partial, args=ocp.args.Composite(
+      self._checkpointer.save(partial, force=True, args=ocp.args.Composite(
           state=ocp.args.StandardSave(state),
           digest=ocp.args.JsonSave(
               {'crc32': digest, 'leaves': _leaves(state)})))

@@ -70,6 +70,17 @@ def read_json(path: pathlib.Path) -> Any:
   return json.loads(path.read_text())
 
 
+def flatten(nested: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+  """The values of nested dictionaries, by names such as 'a.b'."""
+  flat: dict[str, Any] = {}
+  for name, value in nested.items():
+    if isinstance(value, dict):
+      flat |= flatten(value, f'{prefix}{name}.')
+    else:
+      flat[prefix + name] = value
+  return flat
+
+
 class CompilationCounter:
   """Counts XLA compilations of this process from now on."""
 
