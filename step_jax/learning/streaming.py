@@ -70,12 +70,13 @@ def make_learner(
         lambda epoch: learner_lib.deal_rows(
             state.step, epoch, batch, num_minibatches=num_minibatches),
         jnp.arange(num_epochs))
-    # A step donates the state; the cap reads its parameters to the end.
+    # An optimiser step donates the state; these are read to the end, the old
+    # parameters if there is a cap.
     old_params = (
         jax.tree.map(jnp.copy, state.params)
         if losses.is_given(importance_cap) else None)
     zeros = updates.clear_gradients(updates.start(state)).totals
-    return normaliser, deals, old_params, zeros
+    return normaliser, deals, jnp.copy(state.step), old_params, zeros
 
   add = jax.jit(updates.micro_batch_adder(
       log_prob_fn, clip_low=clip_low, clip_high=clip_high,
@@ -219,8 +220,7 @@ def _update(
       jax.device_get(rows.observations) for rows in updates.parts(batch)]
   batch = jax.device_get(_without_observations(batch))
   parts = updates.parts(batch)
-  normaliser, deals, old_params, zeros = jitted.plan(state, batch)
-  first_step = np.asarray(state.step)
+  normaliser, deals, first_step, old_params, zeros = jitted.plan(state, batch)
   progress = updates.start(state)._replace(totals=zeros)
   minibatches = _schedule(
       jax.device_get(deals),
