@@ -197,3 +197,32 @@ def test_the_loss_selects_before_it_subtracts():
   with jax.debug_nans(True):
     assert step_jax.clipped_surrogate_loss(
         logs, logs, jnp.ones(1), where=jnp.array([[True, False]])) == -1
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
+def test_the_first_ratio_is_one_in_16_bits(dtype):
+  """Then the loss is minus the mean advantage, to float32's precision."""
+  rng = np.random.default_rng(0)
+  logs = jnp.asarray(-9 * rng.random((50, 3)), dtype)
+  advantages = rng.random(50).astype(np.float32)
+  where = np.ones((50, 3), bool)
+  for behaviour in (logs, logs.astype(jnp.float32)):
+    loss = step_jax.clipped_surrogate_loss(
+        logs, behaviour, advantages, where=where)
+    np.testing.assert_allclose(loss, -advantages.mean(), rtol=1e-6)
+
+
+def test_a_base_task_that_is_also_a_replacement_is_one_group():
+  """Task 0 has its own slots and one of task 1's, as SR-Traj may give it."""
+  trajectory = examples.trajectory(0, [0, 0, 1, 0], 3)
+  trajectory = trajectory.replace(
+      returns=np.array([1, 0, 1, 0], np.float32), valid=np.ones(4, bool),
+      successes=np.array([True, False, True, False]),
+      step_mask=np.ones_like(trajectory.step_mask))
+  singles, _, rates = credit.assign_credit(
+      trajectory, jnp.zeros(2), method=step_jax.METHODS['step_grpo'],
+      group_size=2, by_task=True)
+  actual = np.asarray(singles.advantages).reshape(4, -1)[:, 0]
+  three = (np.array([1, 0, 0]) - 1 / 3) / np.std([1, 0, 0], ddof=1)
+  np.testing.assert_allclose(actual, [*three[:2], 0, three[2]], rtol=1e-5)
+  np.testing.assert_allclose(rates, [1 / 3, .5], rtol=1e-6)
