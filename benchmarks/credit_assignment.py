@@ -4,10 +4,15 @@
 
 N = 23,295 step rows of L = 256 tokens. Ours goes from outcomes to the success
 record, the advantages of every step sample and the order in which the learner
-visits them; it never writes [N, L], since the loss broadcasts. Both sides are
+visits them; it never writes [N, L], since the loss broadcasts: its temporaries
+and results together are printed beside the bytes of that array. Both sides are
 timed in one run, the median of repeated calls.
+
+Then the same half-round, and the proposal before it, at other sizes: N tasks
+from 10^2 to 10^6, B trajectories of 15 steps from 10^2 to 10^5.
 """
 
+import functools
 import time
 
 import jax
@@ -15,15 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import step_jax
-from step_jax.algorithm import steps
+from step_jax.learning import learner
 
 _ROWS, _TOKENS, _STEPS, _GROUP, _TASKS = 23_295, 256, 15, 16, 128
 
 
-def _milliseconds(function, *args):
+def _milliseconds(function, *args, calls=50):
   jax.block_until_ready(function(*args))
   times = []
-  for _ in range(50):
+  for _ in range(calls):
     start = time.perf_counter()
     jax.block_until_ready(function(*args))
     times.append(time.perf_counter() - start)
@@ -32,13 +37,26 @@ def _milliseconds(function, *args):
 
 @jax.jit
 def _credit(task_ids, returns, success_rate, step_mask):
-  counts = step_jax.count_outcomes(task_ids, returns > 0, num_tasks=_TASKS)
+  counts = step_jax.count_outcomes(
+      task_ids, returns > 0, num_tasks=success_rate.shape[0])
   success_rate = step_jax.update_success_rate(
       success_rate, *counts, group_size=_GROUP)
   advantages = step_jax.success_weighted_advantages(
       returns, task_ids, success_rate)
-  rows = jnp.where(step_mask, advantages[:, None], 0).reshape(-1)
-  return (success_rate, rows, *steps.partition(rows != 0))
+  rows = jnp.where(step_mask, advantages[:, None], 0).reshape(-1, 1)
+  singles = step_jax.StepBatch(
+      observations=None, actions=None, log_probs=None, token_mask=None,
+      advantages=rows, mask=rows != 0)
+  batch = step_jax.RoundBatch(
+      singles=singles, groups=None, single_units=jnp.arange(rows.shape[0]))
+  return success_rate, rows, learner.deal_rows(
+      jnp.int32(0), jnp.int32(0), batch, num_minibatches=4)
+
+
+@functools.partial(jax.jit, static_argnames='group_size')
+def _propose(rng_key, base_ids, success_rate, *, group_size):
+  return step_jax.resample_tasks(
+      rng_key, base_ids, success_rate, group_size=group_size)
 
 
 @jax.jit
@@ -46,18 +64,41 @@ def _write(advantages):
   return jnp.broadcast_to(advantages[:, None], (_ROWS, _TOKENS)) + 0.0
 
 
+def _round(rng, tasks, slots):
+  return (
+      jnp.asarray(rng.integers(tasks, size=slots)),
+      jnp.asarray(rng.random(slots) < 0.4, jnp.float32), jnp.zeros(tasks),
+      jnp.ones((slots, _STEPS), bool))
+
+
+def _sweep(rng, tasks, slots):
+  """Prints the times of both half-rounds."""
+  rates = jnp.asarray(rng.random(tasks), jnp.float32)
+  base_ids = jnp.asarray(rng.integers(tasks, size=slots // _GROUP))
+  propose = _milliseconds(
+      functools.partial(_propose, group_size=_GROUP), jax.random.key(0),
+      base_ids, rates, calls=5)
+  credit = _milliseconds(_credit, *_round(rng, tasks, slots), calls=5)
+  print(f'{tasks:9,d} tasks {slots:8,d} trajectories: propose '
+        f'{propose:.2f} ms, credit {credit:.2f} ms')
+
+
 def main():
   """Prints both times and their ratio."""
   rng = np.random.default_rng(0)
-  slots = _ROWS // _STEPS
-  arguments = (
-      jnp.asarray(rng.integers(_TASKS, size=slots)),
-      jnp.asarray(rng.random(slots) < 0.4, jnp.float32), jnp.zeros(_TASKS),
-      jnp.ones((slots, _STEPS), bool))
+  arguments = _round(rng, _TASKS, _ROWS // _STEPS)
+  memory = _credit.lower(*arguments).compile().memory_analysis()
+  print(f'temporaries and results '
+        f'{(memory.temp_size_in_bytes + memory.output_size_in_bytes) / 1e6:.1f}'
+        f' MB, [{_ROWS}, {_TOKENS}] {4 * _ROWS * _TOKENS / 1e6:.1f} MB')
   ours = _milliseconds(_credit, *arguments)
   write = _milliseconds(_write, jnp.asarray(rng.random(_ROWS), jnp.float32))
   print(f'credit assignment {ours:.2f} ms, writing [{_ROWS}, {_TOKENS}] '
         f'{write:.2f} ms, ratio {ours / write:.2f}')
+  for tasks in (10**2, 10**3, 10**4, 10**5, 10**6):
+    _sweep(rng, tasks, 256)
+  for slots in (10**2, 10**3, 10**4, 10**5):
+    _sweep(rng, _TASKS, slots)
 
 
 if __name__ == '__main__':

@@ -75,9 +75,11 @@ def play_round(
   seen = signals.of_round(trajectory, batch)
   new_learner, results = setup.learner.update(state.learner, batch)
   results = jax.device_get(results)
-  if not results.pop('finite'):
-    print(f'The update of round {round_index} was refused: a gradient is not '
-          'finite; parameters and optimiser state are kept.', file=sys.stderr)
+  if skipped := results['skipped_steps']:
+    total_steps = skipped + results['optimizer_steps']
+    print(f'{skipped} of {total_steps} optimiser steps of round {round_index} '
+          'were skipped: a gradient is not finite; parameters and optimiser '
+          'state are as before them.', file=sys.stderr)
   now = time.monotonic()
   return RunState(new_learner, success_rate, sampler_state), {
       'round': round_index,

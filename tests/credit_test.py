@@ -391,13 +391,13 @@ def test_groups_of_alternatives_need_an_even_size_of_four_at_least(
 
 def test_assign_credit_traces_once():
   _assign(_round(0))
-  size = credit.assign_credit._cache_size()
+  size = credit._assign_credit._cache_size()
   for seed in range(1, 4):
     _assign(_round(seed), RATES[::-1].copy())
-  assert credit.assign_credit._cache_size() == size
+  assert credit._assign_credit._cache_size() == size
   for seed in range(2):
     _assign(_visiting_round(seed), name='gigpo', state_fn=_screen)
-  assert credit.assign_credit._cache_size() <= size + 1
+  assert credit._assign_credit._cache_size() <= size + 1
 
 
 def test_trajectory_grpo_is_a_mean_over_trajectories_of_token_means():

@@ -31,10 +31,10 @@ def success_weighted_advantages(
   """
   chex.assert_rank([returns, task_ids, success_rate], 1)
   chex.assert_equal_shape([returns, task_ids])
-  where = _all_true(returns) if where is None else where
-  chex.assert_equal_shape([returns, where])
+  where = _counted(returns, task_ids, success_rate.shape[0], where)
+  returns = masking.as_float(returns)
   used = where & (returns > 0)
-  weight = 1 - jnp.asarray(success_rate)[jnp.where(used, task_ids, 0)]
+  weight = 1 - masking.as_float(success_rate)[jnp.where(used, task_ids, 0)]
   return jnp.where(used, weight * jnp.where(used, returns, 0), 0)
 
 
@@ -69,10 +69,10 @@ def success_rate_advantages(
   """
   chex.assert_rank([returns, task_ids, success_rate], 1)
   chex.assert_equal_shape([returns, task_ids])
-  where = _all_true(returns) if where is None else where
-  chex.assert_equal_shape([returns, where])
-  rate = jnp.asarray(success_rate)[jnp.where(where, task_ids, 0)]
-  return jnp.where(where, jnp.where(where, returns, 0) - rate, 0)
+  where = _counted(returns, task_ids, success_rate.shape[0], where)
+  rate = masking.as_float(success_rate)[jnp.where(where, task_ids, 0)]
+  returns = jnp.where(where, masking.as_float(returns), 0)
+  return jnp.where(where, returns - rate, 0)
 
 
 def batch_normalised_advantages(
@@ -130,11 +130,17 @@ def group_relative_advantages(
   """
   centred, counts, spread, ids, where = _centre(
       returns, group_ids, num_groups, where)
+  # Brought near 1 before squaring, as small squares would be 0. The result
+  # does not depend on the scale, so its gradient is 0.
+  scale = masking.group_max(
+      jnp.abs(centred), ids, num_groups=num_groups, where=where)
+  spread &= scale > 0  # by less than any number: none
+  scaled = centred / jnp.where(spread, scale, 1)[ids]
   squares = masking.group_sum(
-      centred**2, ids, num_groups=num_groups, where=where)
+      scaled**2, ids, num_groups=num_groups, where=where)
   variance = squares / jnp.maximum(counts - ddof, 1)
   std = jnp.sqrt(jnp.where(spread, variance, 1))
-  return jnp.where(where & spread[ids], centred / std[ids], 0)
+  return jnp.where(where & spread[ids], scaled / std[ids], 0)
 
 
 def leave_one_out_advantages(
@@ -199,16 +205,21 @@ def gigpo_advantages(
   chex.assert_equal_shape([state_ids, step_mask])
   chex.assert_equal_shape_prefix([returns, state_ids], 1)
   shape = step_mask.shape
+  returns = masking.as_float(returns)
+  if not step_mask.size:
+    return jnp.zeros(shape, returns.dtype)
+  step_mask &= masking.in_range(group_ids, num_groups)[:, None]
   valid = jnp.any(step_mask, axis=1)
   episode = group_relative_advantages(
       returns, group_ids, num_groups=num_groups, where=valid)
-  after = jnp.cumsum(step_mask[:, ::-1], axis=1)[:, ::-1] - step_mask
+  after = jnp.cumsum(step_mask[:, ::-1], axis=1)[:, ::-1] - step_mask.astype(
+      int)
   # Read from a table: equal exponents give equal bits.
-  powers = (discount ** jnp.arange(shape[1]))[after]
+  powers = (discount ** jnp.arange(shape[1], dtype=returns.dtype))[after]
   values = powers * jnp.where(valid, returns, 0)[:, None]
   where = (step_mask & (state_ids >= 0)).reshape(-1)
   pairs = _pair_ids(
-      jnp.repeat(group_ids, shape[1]), state_ids.reshape(-1), where)
+      jnp.repeat(group_ids, shape[1]), jnp.ravel(state_ids), where)
   step = group_relative_advantages(
       values.reshape(-1), pairs, num_groups=where.shape[0], where=where)
   total = episode[:, None] + step_weight * step.reshape(shape)
@@ -239,14 +250,14 @@ def step_group_advantages(
   where = _all_true(matches) if where is None else where
   chex.assert_equal_shape([matches, where])
   agree = jnp.asarray(matches, bool).at[:, 0].set(True)
-  mean = masking.masked_mean(
-      agree.astype(jnp.float32), where, axis=1)[:, None]
+  mean = masking.masked_mean(agree, where, axis=1)[:, None]
   spread = jnp.any(agree & where, axis=1) & jnp.any(~agree & where, axis=1)
   used = where & spread[:, None]
   std = jnp.sqrt(jnp.where(spread[:, None], mean * (1 - mean), 1))
-  z = (agree - mean) / std
+  z = (agree.astype(mean.dtype) - mean) / std
   # Selected before the product: a state without candidates may hold anything.
-  advantages = jnp.where(jnp.any(where, axis=1), advantages, 0)[:, None]
+  advantages = jnp.where(
+      jnp.any(where, axis=1), masking.as_float(advantages), 0)[:, None]
   return jnp.where(used, advantages * z, 0)
 
 
@@ -256,16 +267,25 @@ def _pair_ids(
 
   Masked rows are sorted behind the valid ones; their ids mean nothing.
   """
-  pairs = jnp.stack([first, second])
   order = jnp.lexsort((second, first, ~where))
-  ordered = pairs[:, order]
-  is_new = jnp.any(ordered[:, 1:] != ordered[:, :-1], axis=0)
-  ranks = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(is_new)])
+  first, second = first[order], second[order]
+  is_new = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+  ranks = jnp.concatenate([
+      jnp.zeros(1, jnp.int32), jnp.cumsum(is_new, dtype=jnp.int32)])
   return jnp.zeros_like(ranks).at[order].set(ranks)
 
 
 def _all_true(x: chex.Array) -> chex.Array:
   return jnp.ones(x.shape, bool)
+
+
+def _counted(
+    returns: chex.Array, ids: chex.Array, size: int, where: chex.Array | None
+) -> chex.Array:
+  """The mask, checked, without what has an id outside `[0, size)`."""
+  where = _all_true(returns) if where is None else where
+  chex.assert_equal_shape([returns, where])
+  return where & masking.in_range(ids, size)
 
 
 def _centre(
@@ -283,13 +303,15 @@ def _centre(
   """
   chex.assert_rank([returns, group_ids], 1)
   chex.assert_equal_shape([returns, group_ids])
-  where = _all_true(returns) if where is None else where
-  chex.assert_equal_shape([returns, where])
+  where = _counted(returns, group_ids, num_groups, where)
   ids = jnp.where(where, group_ids, 0)
   statistics = dict(group_ids=ids, num_groups=num_groups, where=where)
-  counts = masking.group_sum(jnp.ones(returns.shape), **statistics)
-  sums = masking.group_sum(returns, **statistics)
-  mean = sums / jnp.maximum(counts, 1)
-  centred = jnp.where(where, jnp.where(where, returns, 0) - mean[ids], 0)
+  centred = jnp.where(where, masking.as_float(returns), 0)
+  counts = masking.group_sum(jnp.ones_like(centred), **statistics)
+  # Twice: the first mean is rounded as the returns are, and the second as
+  # their differences are.
+  for _ in range(2):
+    mean = masking.group_sum(centred, **statistics) / jnp.maximum(counts, 1)
+    centred = jnp.where(where, centred - mean[ids], 0)
   spread = masking.group_spread(returns, **statistics)
   return centred, counts, spread, ids, where

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from step_jax.algorithm import advantages as advantages_lib
+from step_jax.algorithm import masking
 from step_jax.algorithm import methods
 from step_jax.algorithm import resampling
 from step_jax.algorithm import steps
@@ -19,9 +20,6 @@ from step_jax.algorithm import types
 GroupWeight = Literal['sum', 'sample']
 
 
-@functools.partial(
-    jax.jit, static_argnames=('method', 'group_size', 'threshold',
-                              'sharpness'))
 def propose_tasks(
     rng_key: chex.PRNGKey,
     base_task_ids: chex.Array,
@@ -45,7 +43,20 @@ def propose_tasks(
 
   Returns:
     `[Q*G]` int32.
+
+  Raises:
+    ValueError: as `resampling.resample_tasks`; a traced value is not checked.
   """
+  resampling.check_rule(threshold, sharpness)
+  return _propose_tasks(
+      rng_key, base_task_ids, success_rate, method=method,
+      group_size=group_size, threshold=threshold, sharpness=sharpness)
+
+
+@functools.partial(jax.jit, static_argnames=('method', 'group_size'))
+def _propose_tasks(
+    rng_key, base_task_ids, success_rate, *, method, group_size, threshold,
+    sharpness):
   if not method.resample:
     return jnp.repeat(base_task_ids, group_size).astype(jnp.int32)
   return resampling.resample_tasks(
@@ -53,9 +64,6 @@ def propose_tasks(
       threshold=threshold, sharpness=sharpness)
 
 
-@functools.partial(
-    jax.jit, static_argnames=('method', 'group_size', 'low_threshold',
-                              'ema_decay', 'by_task', 'state_fn'))
 def assign_credit(
     trajectory: types.Trajectory,
     success_rate: chex.Array,
@@ -89,14 +97,30 @@ def assign_credit(
 
   Raises:
     ValueError: if the method augments and `group_size` is odd or less than 4,
-      if it is `gigpo` and `state_fn` is missing, or if it compares groups of
-      G slots and B is no multiple of G.
+      if it is `gigpo` and `state_fn` is missing, if it compares groups of
+      G slots and B is no multiple of G, or if `ema_decay` lies outside [0, 1].
   """
+  if ema_decay is not None:
+    success_rate_lib.check_decay(ema_decay)
+  return _assign_credit(
+      trajectory, success_rate, method=method, group_size=group_size,
+      low_threshold=low_threshold, ema_decay=ema_decay, by_task=by_task,
+      values=values, state_fn=state_fn)
+
+
+@functools.partial(
+    jax.jit, static_argnames=('method', 'group_size', 'by_task', 'state_fn'))
+def _assign_credit(
+    trajectory, success_rate, *, method, group_size, low_threshold, ema_decay,
+    by_task, values, state_fn):
   if method.augment and (group_size % 2 or group_size < 4):
     raise ValueError(
         'expected an even group_size of at least 4 with augmentation, got '
         f'{group_size}')
   values = success_rate if values is None else values
+  trajectory = dataclasses.replace(
+      trajectory, valid=trajectory.valid & masking.in_range(
+          trajectory.task_ids, success_rate.shape[0]))
   collected, succeeded = success_rate_lib.count_outcomes(
       trajectory.task_ids, trajectory.successes,
       num_tasks=success_rate.shape[0], where=trajectory.valid)
@@ -134,7 +158,8 @@ def _length_weights(
   used = trajectory.valid & (advantages != 0) & (counts > 0)
   total = jnp.sum(jnp.where(used, counts, 0))
   mean = total / jnp.maximum(jnp.sum(used), 1)
-  return jnp.where(used, mean / jnp.maximum(counts, 1), 0)
+  return jnp.where(
+      used, mean / jnp.maximum(counts, 1).astype(mean.dtype), 0)
 
 
 @jax.jit

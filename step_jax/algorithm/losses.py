@@ -11,6 +11,11 @@ from step_jax.algorithm import masking
 _MAX_LOG_RATIO = 20.0
 
 
+def is_given(weight: chex.Array | float) -> bool:
+  """Whether an option that 0 switches off is on; a traced one may be."""
+  return isinstance(weight, jax.core.Tracer) or bool(weight)
+
+
 def clipped_surrogate_loss(
     log_probs: chex.Array,
     behaviour_log_probs: chex.Array,
@@ -40,8 +45,9 @@ def clipped_surrogate_loss(
     clip_low: rho is clipped at 1 - clip_low.
     clip_high: rho is clipped at 1 + clip_high.
     importance_cap: C; 0 takes rho against the behaviour policy, unweighted.
+      May be traced, as the bounds may.
     old_log_probs: `[..., L]` of the learner's policy at the beginning of the
-      update, a constant; read if there is a cap.
+      update, a constant; read if there is a cap, or it is traced.
     where: `[..., L]` bool, valid tokens.
     normaliser: what the masked sum is divided by; its own number of valid
       tokens by default. Pass the round's number of tokens per optimiser step
@@ -53,23 +59,29 @@ def clipped_surrogate_loss(
   Raises:
     ValueError: for a cap without `old_log_probs`.
   """
-  reference = behaviour_log_probs
-  if importance_cap:
+  reference, has_cap = behaviour_log_probs, is_given(importance_cap)
+  if has_cap:
     if old_log_probs is None:
       raise ValueError('expected old_log_probs with importance_cap, got None')
-    reference = jax.lax.stop_gradient(old_log_probs)
+    chex.assert_equal_shape([old_log_probs, behaviour_log_probs])
+    # A traced cap may be 0.
+    reference = jnp.where(
+        importance_cap != 0,
+        masking.as_float(jax.lax.stop_gradient(old_log_probs)),
+        masking.as_float(behaviour_log_probs))
   ratio, advantages = _ratio(log_probs, reference, advantages, where)
   clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
   objective = jnp.minimum(ratio * advantages, clipped * advantages)
-  if importance_cap:
+  if has_cap:
     weight = _exp_difference(
         reference, jax.lax.stop_gradient(behaviour_log_probs), where)
-    objective *= jnp.minimum(weight, importance_cap)
+    objective *= jnp.where(
+        importance_cap != 0, jnp.minimum(weight, importance_cap), 1)
   if normaliser is None:
     normaliser = jnp.sum(where)
   # Nothing valid is divided by 1.
-  return -masking.masked_sum(objective, where) / jnp.where(
-      normaliser == 0, 1, normaliser)
+  normaliser = jnp.where(normaliser == 0, 1, normaliser)
+  return -masking.masked_sum(objective, where) / masking.as_float(normaliser)
 
 
 def surrogate_statistics(
@@ -110,7 +122,7 @@ def _ratio(
   """rho and the advantages of each token `[..., L]`, 1 and 0 where masked."""
   chex.assert_shape(advantages, log_probs.shape[:-1])
   ratio = _exp_difference(log_probs, behaviour_log_probs, where)
-  return ratio, jnp.where(where, advantages[..., None], 0)
+  return ratio, jnp.where(where, masking.as_float(advantages)[..., None], 0)
 
 
 def _exp_difference(
@@ -118,5 +130,8 @@ def _exp_difference(
 ) -> chex.Array:
   """pi / pi' of each token `[..., L]`, 1 where masked."""
   chex.assert_equal_shape([log_probs, others, where])
-  log_ratio = jnp.where(where, log_probs - others, 0)
+  # Selected before the difference: -inf - -inf behind the mask would be NaN.
+  log_probs, others = (
+      jnp.where(where, masking.as_float(x), 0) for x in (log_probs, others))
+  log_ratio = log_probs - others
   return jnp.exp(jnp.clip(log_ratio, -_MAX_LOG_RATIO, _MAX_LOG_RATIO))

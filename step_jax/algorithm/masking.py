@@ -4,9 +4,28 @@ Everything selects before it computes, so NaN or inf behind the mask changes
 neither the value nor the gradient, and a reduction over nothing is 0.
 """
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
+
+
+def sum_type(x: chex.Array) -> jnp.dtype:
+  """The type to sum `x` in: its own if that is a float of 32 bits or more."""
+  wide = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize >= 4
+  return x.dtype if wide else jnp.dtype(jnp.float32)
+
+
+def as_float(x: chex.Array) -> chex.Array:
+  """`x` in `sum_type`: bfloat16 and float16 would lose a sum's small terms."""
+  x = jnp.asarray(x)
+  return x.astype(sum_type(x))
+
+
+def in_range(ids: chex.Array, size: int) -> chex.Array:
+  """Which ids lie in `[0, size)`; the others count for nothing anywhere."""
+  return (0 <= ids) & (ids < size)
 
 
 def masked_sum(
@@ -19,17 +38,18 @@ def masked_sum(
     axis: axis to reduce, all of them if None.
 
   Returns:
-    The reduced array; 0 where nothing is valid.
+    The reduced array, at least float32; 0 where nothing is valid.
   """
   chex.assert_equal_shape([x, where])
-  return jnp.sum(jnp.where(where, x, 0), axis=axis)
+  return jnp.sum(jnp.where(where, as_float(x), 0), axis=axis)
 
 
 def masked_mean(
     x: chex.Array, where: chex.Array, axis: int | None = None) -> chex.Array:
   """Mean of the valid entries of `x`; see `masked_sum` for the arguments."""
   count = jnp.sum(where, axis=axis)
-  return masked_sum(x, where, axis) / jnp.maximum(count, 1)
+  total = masked_sum(x, where, axis)
+  return total / jnp.maximum(count, 1).astype(total.dtype)
 
 
 def group_sum(
@@ -43,17 +63,19 @@ def group_sum(
 
   Args:
     x: `[B]` values.
-    group_ids: `[B]` int, in `[0, num_groups)` where valid.
+    group_ids: `[B]` int; what lies outside `[0, num_groups)` is not counted.
     num_groups: number of groups.
     where: `[B]` bool, True = valid.
 
   Returns:
-    `[num_groups]` sums, 0 for a group without members.
+    `[num_groups]` sums, at least float32, 0 for a group without members.
   """
   chex.assert_equal_shape([x, group_ids, where])
+  where = where & in_range(group_ids, num_groups)
   # One group more takes what is masked, so that its ids may be anything.
   return jax.ops.segment_sum(
-      jnp.where(where, x, 0), jnp.where(where, group_ids, num_groups),
+      jnp.where(where, as_float(x), 0),
+      jnp.where(where, group_ids, num_groups),
       num_segments=num_groups + 1)[:num_groups]
 
 
@@ -70,8 +92,26 @@ def group_spread(
   constant value has no spread, whatever rounding does to its mean.
   """
   chex.assert_equal_shape([x, group_ids, where])
+  groups: dict[str, Any] = dict(
+      group_ids=group_ids, num_groups=num_groups, where=where)
+  return group_max(x, **groups) > -group_max(-x, **groups)
+
+
+def group_max(
+    x: chex.Array,
+    group_ids: chex.Array,
+    *,
+    num_groups: int,
+    where: chex.Array,
+) -> chex.Array:
+  """The largest valid entry of each group, a constant to `jax.grad`.
+
+  Returns:
+    `[num_groups]`, at least float32; -inf for a group without members.
+  """
+  chex.assert_equal_shape([x, group_ids, where])
+  where = where & in_range(group_ids, num_groups)
   ids = jnp.where(where, group_ids, num_groups)
-  x = jax.lax.stop_gradient(jnp.where(where, x, 0))
-  largest = jax.ops.segment_max(x, ids, num_segments=num_groups + 1)
-  smallest = jax.ops.segment_min(x, ids, num_segments=num_groups + 1)
-  return (largest > smallest)[:num_groups]
+  x = jax.lax.stop_gradient(jnp.where(where, as_float(x), 0))
+  return jax.ops.segment_max(
+      x, ids, num_segments=num_groups + 1)[:num_groups]

@@ -31,12 +31,17 @@ def replacement_probability(
     ValueError: if `threshold` lies outside (0, 1] or `sharpness` is not
       above 0.
   """
+  check_rule(threshold, sharpness)
+  return jax.nn.sigmoid(sharpness * (jnp.asarray(success_rate) - threshold))
+
+
+def check_rule(threshold: chex.Numeric, sharpness: chex.Numeric) -> None:
+  """Raises as `replacement_probability`; a traced value is not checked."""
   traced = jax.core.Tracer
   if not isinstance(threshold, traced) and not 0 < threshold <= 1:
     raise ValueError(f'expected threshold in (0, 1], got {threshold}')
   if not isinstance(sharpness, traced) and not sharpness > 0:
     raise ValueError(f'expected sharpness > 0, got {sharpness}')
-  return jax.nn.sigmoid(sharpness * (jnp.asarray(success_rate) - threshold))
 
 
 def draw_tasks(

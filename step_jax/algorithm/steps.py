@@ -95,7 +95,10 @@ def state_ids(observations: Any, step_mask: chex.Array) -> chex.Array:
   chex.assert_equal_shape_prefix([step_mask, *leaves], 2)
   where = step_mask.reshape(-1)
   size = where.shape[0]
-  index = jnp.arange(size)
+  none = jnp.full(size, -1, jnp.int32)
+  if not size:
+    return none.reshape(step_mask.shape)
+  index = jnp.arange(size, dtype=jnp.int32)
   rows = [_bits(x).reshape(size, -1) for x in leaves]
   hashes = _hash_rows(rows)
   bucket = jnp.searchsorted(jnp.sort(hashes), hashes)
@@ -109,9 +112,10 @@ def state_ids(observations: Any, step_mask: chex.Array) -> chex.Array:
       same &= jnp.all(x == x.at[first].get(mode='clip'), axis=1)
     return jnp.where(same, first, ids)
 
+  # One pass before the loop: inside shard_map its result differs from shard
+  # to shard, which the constant that it begins with does not.
   ids = jax.lax.while_loop(
-      lambda ids: jnp.any(where & (ids < 0)), body,
-      jnp.full(size, -1, jnp.int32))
+      lambda ids: jnp.any(where & (ids < 0)), body, body(none))
   return ids.reshape(step_mask.shape)
 
 

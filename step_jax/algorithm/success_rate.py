@@ -4,6 +4,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from step_jax.algorithm import masking
+
 
 def count_outcomes(
     task_ids: chex.Array,
@@ -22,7 +24,7 @@ def count_outcomes(
 
   Args:
     task_ids: `[B]` int, the task run in each slot (a replaced slot counts for
-      the task it became).
+      the task it became); one outside [0, N) counts nowhere.
     successes: `[B]` bool.
     num_tasks: N.
     where: `[B]` bool, False = lost to infrastructure, counted nowhere.
@@ -36,6 +38,7 @@ def count_outcomes(
     where = jnp.ones(task_ids.shape, bool)
   chex.assert_equal_shape([task_ids, where])
   # One row more takes what is masked, so that its ids may be anything.
+  where = where & masking.in_range(task_ids, num_tasks)
   ids = jnp.where(where, task_ids, num_tasks)
   zeros = jnp.zeros(num_tasks + 1, jnp.int32)
   num_collected = zeros.at[ids].add(1)
@@ -73,8 +76,11 @@ def update_success_rate(
   if group_size < 1:
     raise ValueError(f'expected group_size >= 1, got {group_size}')
   missing = jnp.maximum(group_size - num_collected, 0)
-  blended = (num_succeeded + missing * success_rate) / jnp.maximum(
-      num_collected, group_size)
+  success_rate = masking.as_float(success_rate)
+  succeeded, missing, total = (
+      x.astype(success_rate.dtype) for x in (
+          num_succeeded, missing, jnp.maximum(num_collected, group_size)))
+  blended = (succeeded + missing * success_rate) / total
   return jnp.where(num_collected > 0, blended, success_rate)
 
 
@@ -101,8 +107,15 @@ def ema_success_rate(
   """
   chex.assert_rank([success_rate, num_collected, num_succeeded], 1)
   chex.assert_equal_shape([success_rate, num_collected, num_succeeded])
-  if not isinstance(decay, jax.core.Tracer) and not 0 <= decay <= 1:
-    raise ValueError(f'expected decay in [0, 1], got {decay}')
-  observed = num_succeeded / jnp.maximum(num_collected, 1)
+  check_decay(decay)
+  success_rate = masking.as_float(success_rate)
+  observed = num_succeeded.astype(success_rate.dtype) / jnp.maximum(
+      num_collected, 1).astype(success_rate.dtype)
   blended = decay * success_rate + (1 - decay) * observed
   return jnp.where(num_collected > 0, blended, success_rate)
+
+
+def check_decay(decay: chex.Numeric) -> None:
+  """Raises as `ema_success_rate`; a traced value is not checked."""
+  if not isinstance(decay, jax.core.Tracer) and not 0 <= decay <= 1:
+    raise ValueError(f'expected decay in [0, 1], got {decay}')

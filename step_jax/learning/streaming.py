@@ -22,6 +22,7 @@ import numpy as np
 import optax
 
 from step_jax.algorithm import credit
+from step_jax.algorithm import losses
 from step_jax.algorithm import types
 from step_jax.learning import imitation
 from step_jax.learning import learner as learner_lib
@@ -48,7 +49,8 @@ def make_learner(
   """Builds `learner.make_learner`'s learner, driven from the host.
 
   `update` takes a batch with stored observations. Loaded batches on their way
-  to the device are bounded, too: it waits for each micro-batch.
+  to the device are bounded, too: it waits for each micro-batch. Its first
+  optimiser step donates the state; if `load` fails later, the state is lost.
 
   For what is not told here, see `learner.make_learner`.
 
@@ -68,9 +70,13 @@ def make_learner(
         lambda epoch: learner_lib.deal_rows(
             state.step, epoch, batch, num_minibatches=num_minibatches),
         jnp.arange(num_epochs))
-    # A copy: a refused update gives the state back, a step donates its own.
-    progress = updates.start(jax.tree.map(jnp.copy, state))
-    return normaliser, deals, updates.clear_gradients(progress)
+    # An optimiser step donates the state; these are read to the end, the old
+    # parameters if there is a cap.
+    old_params = (
+        jax.tree.map(jnp.copy, state.params)
+        if losses.is_given(importance_cap) else None)
+    zeros = updates.clear_gradients(updates.start(state)).totals
+    return normaliser, deals, jnp.copy(state.step), old_params, zeros
 
   add = jax.jit(updates.micro_batch_adder(
       log_prob_fn, clip_low=clip_low, clip_high=clip_high,
@@ -85,7 +91,7 @@ def make_learner(
 
   finish = jax.jit(functools.partial(
       updates.finish, num_epochs=num_epochs, num_minibatches=num_minibatches),
-      donate_argnums=0)
+      donate_argnums=1)
 
   return learner_lib.Learner(
       functools.partial(updates.init, optimizer), functools.partial(
@@ -214,7 +220,8 @@ def _update(
       jax.device_get(rows.observations) for rows in updates.parts(batch)]
   batch = jax.device_get(_without_observations(batch))
   parts = updates.parts(batch)
-  normaliser, deals, progress = jitted.plan(state, batch)
+  normaliser, deals, first_step, old_params, zeros = jitted.plan(state, batch)
+  progress = updates.start(state)._replace(totals=zeros)
   minibatches = _schedule(
       jax.device_get(deals),
       [updates.rows_at_once(rows, micro_batch_size) for rows in parts])
@@ -224,12 +231,12 @@ def _update(
     for minibatch in minibatches:
       for micro in minibatch:
         progress = progress._replace(totals=jitted.add(
-            progress.params, state.params,
+            progress.params, old_params,
             _take(parts[micro.part], micro, next(loaded)), normaliser,
             totals=progress.totals))
         jax.block_until_ready(progress.totals.computed)
       progress = jitted.take_step(progress, len(minibatch))
-  return jitted.finish(state, progress, batch)
+  return jitted.finish(first_step, progress, batch)
 
 
 class _MicroBatch(NamedTuple):

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import optax
 
 from step_jax.algorithm import losses
+from step_jax.algorithm import masking
 from step_jax.algorithm import types
 
 
 class Totals(NamedTuple):
   """What micro-batches add up to."""
-  gradients: Any  # of the optimiser step; None between two of them
+  gradients: Any  # of the step, at least float32; None between two of them
   sums: dict[str, chex.Array]  # of the whole update
   computed: chex.Array  # [] int32, responses of the whole update
 
@@ -29,14 +30,17 @@ class Progress(NamedTuple):
   opt_state: Any
   step: chex.Array  # [] int32
   totals: Totals
-  norm: chex.Array  # [] gradient norms, added up
-  finite: chex.Array  # [] bool
+  norm: chex.Array  # [] gradient norms of the steps taken, added up
+  skipped: chex.Array  # [] int32, steps whose gradient was not finite
 
 
 def check_options(
     num_epochs: int, num_minibatches: int, micro_batch_size: int,
     importance_cap: float, entropy_bonus: float) -> None:
-  """Raises ValueError if a count is less than 1, or the cap is negative."""
+  """Raises ValueError if a count is less than 1, or a weight is negative.
+
+  A traced weight is not checked.
+  """
   for name, value in dict(
       num_epochs=num_epochs, num_minibatches=num_minibatches,
       micro_batch_size=micro_batch_size).items():
@@ -44,7 +48,7 @@ def check_options(
       raise ValueError(f'expected {name} >= 1, got {value}')
   for name, weight in dict(
       importance_cap=importance_cap, entropy_bonus=entropy_bonus).items():
-    if weight < 0:
+    if not isinstance(weight, jax.core.Tracer) and weight < 0:
       raise ValueError(f'expected {name} >= 0, got {weight}')
 
 
@@ -69,12 +73,14 @@ def start(state: types.LearnerState) -> Progress:
   sums = dict.fromkeys(('loss', 'clipped', 'kl', 'entropy'), zero)
   return Progress(
       state.params, state.opt_state, state.step,
-      Totals(None, sums, jnp.zeros((), jnp.int32)), zero, jnp.ones((), bool))
+      Totals(None, sums, jnp.zeros((), jnp.int32)), zero,
+      jnp.zeros((), jnp.int32))
 
 
 def clear_gradients(progress: Progress) -> Progress:
   """Makes ready for the micro-batches of an optimiser step."""
-  zeros = jax.tree.map(jnp.zeros_like, progress.params)
+  zeros = jax.tree.map(
+      lambda x: jnp.zeros_like(x, dtype=masking.sum_type(x)), progress.params)
   return progress._replace(totals=progress.totals._replace(gradients=zeros))
 
 
@@ -100,7 +106,16 @@ def micro_batch_adder(
       _micro_batch_loss, log_prob_fn, clip_low=clip_low, clip_high=clip_high,
       importance_cap=importance_cap, entropy_bonus=entropy_bonus)
   return functools.partial(
-      _add_micro_batch, loss_fn, row_sharding=row_sharding)
+      _add_micro_batch, loss_fn, row_sharding=_with_auto_axes(row_sharding))
+
+
+def _with_auto_axes(
+    sharding: jax.sharding.Sharding | None) -> jax.sharding.Sharding | None:
+  """The same placement; a constraint refuses the Explicit axes of a mesh."""
+  if not isinstance(sharding, jax.sharding.NamedSharding):
+    return sharding
+  mesh = jax.sharding.Mesh(sharding.mesh.devices, sharding.mesh.axis_names)
+  return jax.sharding.NamedSharding(mesh, sharding.spec)
 
 
 def _micro_batch_loss(
@@ -134,7 +149,9 @@ def _micro_batch_loss(
         in_axes=1, out_axes=1)(rows.actions)
 
   log_probs, entropy = score(params)
-  old_log_probs = score(old_params)[0] if importance_cap else rows.log_probs
+  old_log_probs = (
+      score(old_params)[0] if losses.is_given(importance_cap)
+      else rows.log_probs)
   where = rows.token_mask & rows.mask[..., None]
   clip: dict[str, Any] = dict(
       clip_low=clip_low, clip_high=clip_high, where=where)
@@ -143,8 +160,8 @@ def _micro_batch_loss(
       importance_cap=importance_cap, old_log_probs=old_log_probs, **clip)
   sums = losses.surrogate_statistics(
       jax.lax.stop_gradient(log_probs), old_log_probs, rows.advantages, **clip)
-  sums |= {'loss': loss, 'entropy': jnp.sum(jnp.where(where, entropy, 0))}
-  if entropy_bonus:
+  sums |= {'loss': loss, 'entropy': masking.masked_sum(entropy, where)}
+  if losses.is_given(entropy_bonus):
     loss -= entropy_bonus * sums['entropy'] / normaliser
   return loss, sums
 
@@ -161,14 +178,28 @@ def _add_micro_batch(
 ) -> Totals:
   """Adds the gradients and sums of a micro-batch, placed as is asked."""
   size, num_candidates = rows.mask.shape
-  if row_sharding is not None and size % row_sharding.num_devices == 0:
+  if row_sharding is not None:
+    _check_divides(row_sharding, size, num_candidates)
     rows = jax.lax.with_sharding_constraint(rows, row_sharding)
   (_, extra), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
       params, old_params, rows, normaliser)
   return Totals(
-      jax.tree.map(jnp.add, totals.gradients, gradient),
+      jax.tree.map(
+          lambda total, x: total + x.astype(total.dtype), totals.gradients,
+          gradient),
       jax.tree.map(jnp.add, totals.sums, extra),
       totals.computed + size * num_candidates)
+
+
+def _check_divides(
+    sharding: jax.sharding.Sharding, size: int, num_candidates: int) -> None:
+  """Raises ValueError unless `size` rows can be cut as the sharding says."""
+  try:
+    sharding.shard_shape((size,))
+  except ValueError as error:
+    raise ValueError(
+        f'expected a micro_batch_size whose rows divide over {sharding}, got '
+        f'{size} rows of {num_candidates} responses') from error
 
 
 def take_step(
@@ -176,24 +207,31 @@ def take_step(
     progress: Progress,
     taken: chex.Array,
 ) -> Progress:
-  """One optimiser step by the gradients in `progress`; none if no row was."""
-  params, opt_state, step, totals, norm, finite = progress
-  gradients = totals.gradients
-  gradient_norm = optax.tree.norm(gradients)
+  """One optimiser step by the gradients in `progress`.
+
+  None if no row was taken, or if a gradient is not finite: that is counted.
+  """
+  params, opt_state, step, totals, norm, skipped = progress
+  gradient_norm = optax.tree.norm(totals.gradients)
+  # Summed in float32, but the optimiser's state is of the parameters' type.
+  gradients = jax.tree.map(
+      lambda x, y: x.astype(y.dtype), totals.gradients, params)
+  finite = jnp.isfinite(gradient_norm)
 
   def apply(_):
     updates, new_opt_state = optimizer.update(gradients, opt_state, params)
     return optax.apply_updates(params, updates), new_opt_state, step + 1
 
   params, opt_state, step = jax.lax.cond(
-      taken > 0, apply, lambda _: (params, opt_state, step), None)
+      (taken > 0) & finite, apply, lambda _: (params, opt_state, step), None)
   return Progress(
       params, opt_state, step, totals._replace(gradients=None),
-      norm + gradient_norm, finite & jnp.isfinite(gradient_norm))
+      norm + jnp.where(finite, gradient_norm, 0),
+      skipped + jnp.where(finite, 0, 1))
 
 
 def finish(
-    state: types.LearnerState,
+    first_step: chex.Array,
     progress: Progress,
     batch: types.RoundBatch,
     *,
@@ -201,27 +239,26 @@ def finish(
     num_minibatches: int,
 ) -> tuple[types.LearnerState, dict[str, chex.Array]]:
   """The state after an update, and its metrics; observations are not read."""
-  params, opt_state, step, totals, norm, finite = progress
-  new = types.LearnerState(params=params, opt_state=opt_state, step=step)
-  kept = jax.tree.map(
-      lambda new, old: jnp.where(finite, new, old), new, state)
+  params, opt_state, step, totals, norm, skipped = progress
+  state = types.LearnerState(params=params, opt_state=opt_state, step=step)
   sums = totals.sums
-  steps = jnp.maximum(step - state.step, 1)
-  seen = jnp.maximum(count_tokens(batch), 1) * num_epochs
-  return kept, {
+  steps = step - first_step
+  seen = masking.as_float(
+      jnp.maximum(count_tokens(batch), 1) * num_epochs)
+  return state, {
       'loss': sums['loss'] / (num_epochs * num_minibatches),
-      'grad_norm': norm / steps,
+      'grad_norm': norm / jnp.maximum(steps, 1).astype(norm.dtype),
       'entropy': sums['entropy'] / seen,
       'clip_fraction': sums['clipped'] / seen,
       'approx_kl': sums['kl'] / seen,
       'mean_abs_advantage': _mean_abs_advantage(batch),
-      'optimizer_steps': jnp.where(finite, step - state.step, 0),
+      'optimizer_steps': steps,
+      'skipped_steps': skipped,
       'step_samples': sum(jnp.sum(useful(rows)) for rows in parts(batch)),
       'rows_computed': totals.computed,
       'rows_useful': num_epochs * sum(
           jnp.sum(useful(rows)) * rows.mask.shape[1]
           for rows in parts(batch)),
-      'finite': finite,
   }
 
 
@@ -248,5 +285,6 @@ def _mean_abs_advantage(batch: types.RoundBatch) -> chex.Array:
   pairs = [
       (jnp.abs(rows.advantages), rows.mask & useful(rows)[:, None])
       for rows in parts(batch)]
-  total = sum(jnp.sum(jnp.where(mask, x, 0)) for x, mask in pairs)
-  return total / jnp.maximum(sum(jnp.sum(mask) for _, mask in pairs), 1)
+  total = sum(masking.masked_sum(x, mask) for x, mask in pairs)
+  return total / masking.as_float(
+      jnp.maximum(sum(jnp.sum(mask) for _, mask in pairs), 1))

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from step_jax.algorithm import masking
 from step_jax.algorithm import resampling
 from step_jax.algorithm import success_rate as success_rate_lib
 
@@ -94,7 +95,7 @@ def counted(
   """
   chex.assert_rank([task_ids, returns], 1)
   chex.assert_equal_shape([task_ids, returns])
-  known = (0 <= task_ids) & (task_ids < num_tasks)
+  known = masking.in_range(task_ids, num_tasks)
   if where is None:
     return known
   chex.assert_equal_shape([task_ids, where])

@@ -8,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from step_jax.algorithm import masking
 from step_jax.algorithm.samplers import base
 from step_jax.algorithm.samplers import rates
 
@@ -55,7 +56,7 @@ def knapsack_budgets(
         'expected 1 <= minimum and 1 <= group_size <= maximum, got '
         f'{minimum}, {group_size} and {maximum}')
   base.check('confidence', confidence, 0, 1)
-  p, num_tasks = jnp.asarray(success_rate), success_rate.shape[0]
+  p, num_tasks = masking.as_float(success_rate), success_rate.shape[0]
   learnable = (0 < p) & (p < 1)
   minimum = min(minimum, group_size)
 
@@ -73,7 +74,8 @@ def knapsack_budgets(
       jnp.minimum(needed, maximum)), 0))
   kind = kind.reshape(-1)[order]
   place = jnp.arange(kind.shape[0]) - num_tasks * (minimum - 1)
-  kind = jnp.where((kind == 1) & (place >= enough), 3, kind)
+  kind = jnp.where(
+      (kind == 1) & (place.astype(enough.dtype) >= enough), 3, kind)
   order = order[jnp.argsort(kind, stable=True)]
   spent = order[:num_tasks * (group_size - 1)] % max(num_tasks, 1)
   return jnp.ones(num_tasks, jnp.int32).at[spent].add(1)
@@ -83,7 +85,8 @@ def _gains(p: chex.Array, maximum: int) -> tuple[chex.Array, chex.Array]:
   """n and V(n+1) - V(n), both `[maximum - 1, Q]`, for n = 1 .. maximum-1."""
   p = p[None]
   before = jnp.broadcast_to(
-      jnp.arange(1, maximum)[:, None], (maximum - 1, p.shape[1]))
+      jnp.arange(1, maximum, dtype=p.dtype)[:, None],
+      (maximum - 1, p.shape[1]))
   differ = p**before * (1 - p) + (1 - p)**before * p
   return before, differ * p * (1 - p)**2
 

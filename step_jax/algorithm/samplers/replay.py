@@ -60,8 +60,9 @@ def plr(
   def probabilities(state):
     seen = state.last_seen > 0
     by_score = _rank_weights(state.scores, seen, temperature)
-    by_age = jnp.where(seen, state.count - state.last_seen, 0)
-    total = jnp.sum(by_age.astype(by_score.dtype))
+    by_age = jnp.where(
+        seen, state.count - state.last_seen, 0).astype(by_score.dtype)
+    total = jnp.sum(by_age)
     by_age = jnp.where(total > 0, by_age / jnp.maximum(total, 1), by_score)
     replay = (1 - staleness) * by_score + staleness * by_age
     return jnp.where(seen, jnp.mean(seen) * replay, 1 / seen.shape[0])
@@ -72,7 +73,7 @@ def plr(
     collected, _ = success_rate_lib.count_outcomes(
         task_ids, where, num_tasks=num_tasks, where=where)
     surprise = jnp.abs(
-        returns - jnp.asarray(state.success_rate)[
+        masking.as_float(returns) - masking.as_float(state.success_rate)[
             jnp.where(where, task_ids, 0)])
     total = masking.group_sum(
         surprise, task_ids, num_groups=num_tasks, where=where)
@@ -80,7 +81,8 @@ def plr(
     ran = collected > 0
     return ReplayState(
         scores=jnp.where(
-            ran, total / jnp.maximum(collected, 1), state.scores
+            ran, total / jnp.maximum(collected, 1).astype(total.dtype),
+            state.scores
         ).astype(state.scores.dtype),
         success_rate=base.smoothed(
             functools.partial(
