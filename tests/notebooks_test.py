@@ -25,10 +25,10 @@ def test_a_notebook_has_no_outputs(path):
 def test_a_notebook_runs(path, tmp_path, monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   notebook = nbformat.read(path, as_version=4)
-  for cell in notebook.cells:  # three rounds show what sixty do
+  for cell in notebook.cells:  # three rounds show what all do
     cell.source = cell.source.replace(
-        'num_rounds = 60', 'num_rounds = 3').replace(
-            'eval_every = 20', 'eval_every = 1')
+        'train.train(config', 'config.num_rounds, config.eval_every = 3, 1\n'
+        'train.train(config')
   nbclient.NotebookClient(
       notebook, timeout=600,
       resources={'metadata': {'path': str(path.parent)}}).execute()
