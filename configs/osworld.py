@@ -9,8 +9,9 @@ otherwise, and runs part). It trains with `step_signed`, an extension of ours:
 the paper's method by the same settings, `:step`, ends at 55, 7, 41, 49, 59 %.
 
 Bare, this trains the small element policy on Desk: 128 of 369 tasks of a
-simulated desktop, with the paper's constants, from nothing but the pip install. A task
-is one instance, the same in training and evaluation, as an OSWorld task is.
+simulated desktop, with the paper's constants, from nothing but the pip
+install. A task is one instance, the same in training and evaluation, as an
+OSWorld task is.
 
 Variants: one for each method, such as `:step_grpo` or `:dapo`;
   `:desktop` trains the element policy on two real desktops of this machine,
