@@ -66,7 +66,7 @@ def get_config(arg: str = ''):
   config.warm_start.learning_rate = 3e-3
   config.checkpoint_every = 20  # a round takes less than a second
   config.eval_every = 40
-  config.eval_episodes = 2  # draws besides the instance that is trained on
+  config.eval_episodes = 1  # a draw besides the instance that is trained on
   common.set_method(config, arg, 'osworld.py', 'desktop, servers, paper')
   return config
 

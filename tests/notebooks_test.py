@@ -27,7 +27,7 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
   notebook = nbformat.read(path, as_version=4)
   for cell in notebook.cells:  # three rounds show what all do
     cell.source = cell.source.replace(
-        'train.train(config', 'config.num_rounds, config.eval_every = 3, 1\n'
+        'train.train(config', 'config.num_rounds, config.eval_every = 3, 2\n'
         'train.train(config')
   nbclient.NotebookClient(
       notebook, timeout=600,

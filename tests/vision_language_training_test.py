@@ -68,15 +68,16 @@ def test_a_run_trains_and_can_be_resumed(tmp_path, capsys, monkeypatch):
     return made[folder]._replace(config=config, world=world)
 
   monkeypatch.setattr(setups, 'make_setup', make_setup_once)
-  train.train(_config(), tmp_path / 'whole')
+  config = _config()
+  train.train(config, tmp_path / 'whole')
   rows = _rows(tmp_path / 'whole')
   assert '8 of 8 demonstrations solved' in capsys.readouterr().out
   # The first alternatives, in whatever round, compile three functions.
   assert sum(row['compilations'] for row in rows[1:]) <= 3
   assert sum(row['step_samples'] for row in rows) > 0
   assert all(row['environment_failures'] == 0 for row in rows)
-  train.train(_config(num_rounds=1), tmp_path / 'parts')
-  train.train(_config(), tmp_path / 'parts')
+  for config.num_rounds in (1, 3):
+    train.train(config, tmp_path / 'parts')
   for one, other in zip(rows, _rows(tmp_path / 'parts'), strict=True):
     # The first part evaluates after its last round, which is none of the whole.
     names = one.keys() - _CLOCKS
