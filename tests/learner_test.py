@@ -20,6 +20,7 @@ import pytest
 import step_jax
 from step_jax.algorithm import types
 from step_jax.learning import learner as learner_lib
+from step_jax.learning import updates
 from tests import examples
 
 TRACES: collections.Counter = collections.Counter()
@@ -577,6 +578,20 @@ def test_bfloat16_gradients_are_summed_in_float32():
   np.testing.assert_allclose(*(
       np.asarray(state.opt_state.total['bias'], np.float32)
       for state in (many, one)), rtol=0.01)
+
+
+def test_a_sum_too_large_for_float16_is_not_finite():
+  """65,504 is float16's largest; the sum of two of 40,000 is in float32."""
+  optimizer = optax.sgd(1e-3)
+  state = updates.init(optimizer, {'w': jnp.ones(2, jnp.float16)})
+  progress = updates.clear_gradients(updates.start(state))
+  for gradient, taken in ((8e4, 0), (4e4, 1)):
+    totals = progress.totals._replace(
+        gradients={'w': jnp.full(2, gradient, jnp.float32)})
+    after = updates.take_step(
+        optimizer, progress._replace(totals=totals), jnp.int32(1))
+    assert after.step == taken and after.skipped == 1 - taken
+    chex.assert_tree_all_finite(after.params)
 
 
 def test_an_importance_cap_may_be_traced():

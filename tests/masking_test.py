@@ -60,6 +60,15 @@ def test_groups_golden():
       masking.group_spread(x, **groups), [True, False, False])
 
 
+@pytest.mark.parametrize('dtype', [bool, np.uint8, np.int8, np.float16])
+def test_spread_of_any_type(dtype):
+  """A constant 1 and a constant 0 have none, 0 and 1 have some."""
+  actual = masking.group_spread(
+      np.array([1, 1, 0, 0, 0, 1], dtype), np.array([0, 0, 1, 1, 2, 2]),
+      num_groups=3, where=np.ones(6, bool))
+  np.testing.assert_array_equal(actual, [False, False, True])
+
+
 @REDUCTIONS
 @AXES
 def test_oracle_eager_and_jit(reduce, axis):

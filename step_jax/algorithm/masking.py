@@ -94,6 +94,7 @@ def group_spread(
   chex.assert_equal_shape([x, group_ids, where])
   groups: dict[str, Any] = dict(
       group_ids=group_ids, num_groups=num_groups, where=where)
+  x = as_float(x)  # there is no -True, and -1 of a uint8 is 255
   return group_max(x, **groups) > -group_max(-x, **groups)
 
 

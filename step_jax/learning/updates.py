@@ -212,10 +212,11 @@ def take_step(
   None if no row was taken, or if a gradient is not finite: that is counted.
   """
   params, opt_state, step, totals, norm, skipped = progress
-  gradient_norm = optax.tree.norm(totals.gradients)
   # Summed in float32, but the optimiser's state is of the parameters' type.
   gradients = jax.tree.map(
       lambda x, y: x.astype(y.dtype), totals.gradients, params)
+  # Of what the optimiser reads: a finite sum may be too large for float16.
+  gradient_norm = optax.tree.norm(jax.tree.map(masking.as_float, gradients))
   finite = jnp.isfinite(gradient_norm)
 
   def apply(_):
