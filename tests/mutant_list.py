@@ -108,8 +108,10 @@ _ALGORITHM = (
           '<= low_threshold', '< low_threshold'),
          ('advantages by the s_hat before the round',
           '  if ema_decay is None:\n    success_rate =',
-          '  early = method.advantages(\n'
-          '      trajectory, success_rate, group_size, state_fn)\n'
+          '  early = method.advantages(methods.Outcome(\n'
+          '      trajectory, success_rate, values,\n'
+          '      None if by_task or method.redraw else group_size,\n'
+          '      state_fn))\n'
           '  method = method._replace(advantages=lambda *_: early)\n'
           '  if ema_decay is None:\n    success_rate ='),
          ('keys do not know the step',
