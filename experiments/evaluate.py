@@ -9,7 +9,6 @@ another split than the training tasks.
 
 from collections.abc import Sequence
 import pathlib
-import signal
 import sys
 
 if __name__ == '__main__':  # run as a script, from anywhere
@@ -19,35 +18,28 @@ from absl import flags
 from rich import console as rich_console
 
 from experiments import checks
+from experiments import commands
 from experiments import train
 from step_jax.runs import evaluation as evaluation_lib
-from step_jax.runs import files
 
 
 def main(argv: Sequence[str]) -> int:
   """Runs the command; returns its exit code."""
-  signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
   flags.DEFINE_string('workdir', None, 'folder of the run', required=True)
   flags.DEFINE_enum(
       'split', 'train', ['train', 'all', 'held_out'], 'which tasks')
   flags.DEFINE_integer('episodes', 50, 'episodes a task', lower_bound=1)
   console = rich_console.Console()
-  try:
+
+  def evaluate():
     flags.FLAGS(argv)
     path = pathlib.Path(flags.FLAGS.workdir)
     config = checks.read_config(path / 'config.json')
     evaluation = train.evaluate_run(
         config, path, split=flags.FLAGS.split, episodes=flags.FLAGS.episodes)
     console.print(evaluation_lib.make_table(None, evaluation))
-    return 0
-  except KeyboardInterrupt:
-    return 130
-  except (checks.UserError, flags.Error) as error:
-    print(error, file=sys.stderr)
-    return 2
-  except (checks.RunError, files.WriteError) as error:
-    print(error, file=sys.stderr)
-    return 1
+
+  return commands.exit_code(evaluate)
 
 
 if __name__ == '__main__':

@@ -10,6 +10,7 @@ instance, without one it is the one that training plays.
 from collections.abc import Sequence
 import contextlib
 import functools
+import io
 import pathlib
 import sys
 from typing import Any
@@ -24,11 +25,13 @@ import numpy as np
 from PIL import Image
 
 from experiments import checks
+from experiments import commands
 from experiments import setups
 from experiments import train
 from experiments import worlds
-from step_jax.algorithm import credit
+from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import episodes
+from step_jax.runs import files
 
 _FRAME = 700  # milliseconds
 
@@ -48,6 +51,7 @@ def watch(config: ml_collections.ConfigDict, workdir: pathlib.Path,
 
   Raises:
     UserError: there is no such task, or no checkpoint yet.
+    WriteError: the picture cannot be written.
   """
   world = worlds.make_world(config, 'all', workdir)  # training tasks come first
   task = task or world.tasks[0]
@@ -65,9 +69,12 @@ def watch(config: ml_collections.ConfigDict, workdir: pathlib.Path,
         env, setup, params, world.tasks.index(task),
         episodes.fixed_seed(task) if seed is None else seed)
   path = workdir / 'report' / f'{task}.gif'
-  path.parent.mkdir(exist_ok=True)
-  frames[0].save(path, save_all=True, append_images=frames[1:],
+  picture = io.BytesIO()
+  frames[0].save(picture, 'GIF', save_all=True, append_images=frames[1:],
                  duration=_FRAME, loop=0)
+  with files.writing(path):
+    path.parent.mkdir(exist_ok=True)
+  files.replace(path, picture.getvalue())
   return (f'{task}: {"success" if reward > 0 else "failure"} after '
           f'{len(frames)} steps; {path}')
 
@@ -75,22 +82,21 @@ def watch(config: ml_collections.ConfigDict, workdir: pathlib.Path,
 def _play(env: Any, setup: setups.Setup, params: Any, task_id: int, seed: int
           ) -> tuple[list[Image.Image], float]:
   """The screens of an episode, each before its action, and its reward."""
-  config, codec, policy = setup.config, setup.codec, setup.policy
+  codec = setup.codec
+  act = collect_lib.policy_actor(
+      setup.policy, collect_lib.Player(
+          params, jax.random.key(setup.config.seed),
+          setup.config.eval_temperature), batch_size=1)
   frames: list[Image.Image] = []
   observation, info = env.reset(seed=seed, options={'task_id': task_id})
   history, done = codec.empty_history, False
   while not done:
     row = codec.observe(observation, info, history)
-    rows = jax.tree.map(lambda x: np.asarray(x)[None], row)
-    if policy.load is not None:
-      rows = policy.load(rows)
-    keys = credit.row_keys(
-        jax.random.key(config.seed), np.zeros(1, np.int32),
-        np.full(1, len(frames), np.int32), 0)
+    sample = act(collect_lib.Rows(
+        np.zeros(1, np.int32), np.full(1, len(frames), np.int32),
+        jax.tree.map(lambda x: np.asarray(x)[None], row), [info]))
     frames.append(Image.fromarray(getattr(env, 'env', env).render()))
-    sample = policy.sample(
-        params, keys, rows, temperature=config.eval_temperature)
-    tokens = np.asarray(sample.tokens[0])
+    tokens = sample.tokens[0]
     history = codec.remember(history, row, tokens)
     observation, reward, *ends, info = env.step(codec.decode(row, tokens))
     done = any(ends)
@@ -102,17 +108,14 @@ def main(argv: Sequence[str]) -> int:
   flags.DEFINE_string('workdir', None, 'folder of the run', required=True)
   flags.DEFINE_string('task', None, 'name of a task')
   flags.DEFINE_integer('seed', None, 'of the instance', lower_bound=0)
-  try:
+
+  def show():
     flags.FLAGS(argv)
     workdir = pathlib.Path(flags.FLAGS.workdir)
     config = checks.read_config(workdir / 'config.json')
     print(watch(config, workdir, flags.FLAGS.task, flags.FLAGS.seed))
-    return 0
-  except KeyboardInterrupt:
-    return 130
-  except (checks.UserError, flags.Error) as error:
-    print(error, file=sys.stderr)
-    return 2
+
+  return commands.exit_code(show)
 
 
 if __name__ == '__main__':
