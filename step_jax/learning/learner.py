@@ -162,14 +162,15 @@ def _deal(
 ) -> Deal:
   """Shuffles the useful rows by unit and cuts them into parts."""
   size = useful.shape[0]
-  priority = jax.random.permutation(rng_key, size)[units]
-  # One key sorts faster than two.
-  order = jnp.argsort(jnp.where(useful, priority, size)).astype(jnp.int32)
+  # Of units that draw the same 31 bits, the rows stay together as one unit's.
+  drawn = jax.random.bits(rng_key, (size,), jnp.uint32) >> 1
+  position = jnp.arange(size, dtype=jnp.int32)
+  priority, order = jax.lax.sort(
+      (jnp.where(useful, drawn[units], jnp.uint32(1 << 31)), position),
+      num_keys=1)
   count = jnp.sum(useful)
-  position = jnp.arange(size)
-  sorted_units = units[order]
   is_first = jnp.concatenate(
-      [jnp.ones(1, bool), sorted_units[1:] != sorted_units[:-1]])
+      [jnp.ones(1, bool), priority[1:] != priority[:-1]])
   # A unit goes where its first row falls.
   first = jax.lax.cummax(jnp.where(is_first, position, 0))
   part = first * num_minibatches // jnp.maximum(count, 1)
