@@ -1,6 +1,7 @@
 """Tests of the host loop, in this process, on the fake world."""
 import contextlib
 import errno
+import functools
 import json
 import math
 import os
@@ -365,10 +366,21 @@ def test_worker_counts_change_nothing(run, tmp_path):
   _assert_same_run(tmp_path, run)
 
 
+@pytest.fixture(scope='module', name='method_runs')
+def made_method_runs(tmp_path_factory):
+  """`method_runs(method)`: the folder of two rounds, played once."""
+  @functools.cache
+  def play(method):
+    workdir = tmp_path_factory.mktemp(method)
+    train.train(_config(method, num_rounds=2), workdir)
+    return workdir
+  return play
+
+
 @pytest.mark.parametrize('method', methods.METHODS)
-def test_every_method_runs(run, tmp_path, method):
-  train.train(_config(method, num_rounds=2), tmp_path)
-  rows = _rows(tmp_path)
+def test_every_method_runs(run, method_runs, method):
+  workdir = method_runs(method)
+  rows = _rows(workdir)
   assert len(rows) == 2
   for row in rows:
     assert row.keys() >= _FIELDS
@@ -381,18 +393,13 @@ def test_every_method_runs(run, tmp_path, method):
   assert sum(row['optimizer_steps'] for row in rows) > 0
   assert [_EVALUATED <= row.keys() for row in rows] == [False, True]
   # Every method begins with the same parameters and the same episodes.
-  assert (tmp_path / 'initial_evaluation.json').read_text() == (
+  assert (workdir / 'initial_evaluation.json').read_text() == (
       run / 'initial_evaluation.json').read_text()
 
 
-def test_methods_differ_in_what_they_learn(run, tmp_path):
-  assert run.exists()
-  losses = {}
-  for method in methods.METHODS:
-    workdir = tmp_path / method
-    train.train(_config(
-        method, num_rounds=1, eval_episodes=1), workdir)
-    losses[method] = _rows(workdir)[0]['loss']
+def test_methods_differ_in_what_they_learn(method_runs):
+  losses = {method: _rows(method_runs(method))[0]['loss']
+            for method in methods.METHODS}
   # In the first round there is nothing to resample by.
   assert losses['step'] == losses['step_no_resampling']
   assert losses['step_no_augmentation'] == losses['step_advantage_only']
@@ -406,7 +413,7 @@ def _dapo(**changes):
 
 @pytest.mark.parametrize('sampler', checks.SAMPLERS)
 def test_every_sampler_runs_and_is_resumed(tmp_path, sampler):
-  options = {'sampler': sampler, 'eval_every': 1}
+  options = {'sampler': sampler, 'eval_every': 1, 'eval_episodes': 1}
   train.train(_config('step_grpo', num_rounds=3, **options), tmp_path / 'one')
   for rounds in (1, 3):
     train.train(
