@@ -65,11 +65,16 @@ def _in_processes(
     else:
       act = collect_lib.policy_actor(
           setup.policy, player, batch_size=batch_size)
-    return collect_lib.collect(
+    collection = collect_lib.collect(
         pool, jobs, act, example=setup.world.example, codec=setup.codec,
         num_tokens=setup.codec.num_tokens, max_steps=setup.config.max_steps,
         batch_size=batch_size, should_stop=should_stop,
         on_progress=progress.episodes(name))
+    num_lost = int((~collection.trajectory.valid).sum())
+    if 2 * num_lost > len(jobs):
+      progress.say(f'{name}: {num_lost} of {len(jobs)} episodes were lost, the '
+                   f'last one to {collection.lost_to}')
+    return collection
   return collect
 
 

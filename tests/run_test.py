@@ -254,10 +254,14 @@ _BAD = {  # name: (command, what the sentence says)
     'unknown flag': ((*_RUN, _CONFIG, '--wrokdir=x'), 'wrokdir'),
     'unknown variant': ((*_RUN, f'{_CONFIG}:nonsense'), 'nonsense'),
     'unknown field': (
-        (*_RUN, _CONFIG, '--config.group_sise=4'), 'group_sise'),
+        (*_RUN, _CONFIG, '--config.group_sise=4'),
+        "the config has no field 'group_sise' Did you mean \"group_size\""),
     'unknown field of a part': (
         (*_RUN, _CONFIG, '--config.optimizer.learning_rat=4'),
         'learning_rat'),
+    'unknown argument of an environment': (
+        (*_RUN, _CONFIG, '--config.env.arguments.speed=4'),
+        "the config has no field 'speed'"),
     'wrong type': ((*_RUN, _CONFIG, '--config.group_size=many'), 'group_size'),
     'number for a group': (
         (*_RUN, _CONFIG, '--config.optimizer=3'), 'optimizer'),

@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import os
+import re
 import shutil
 import signal
 
@@ -590,12 +591,14 @@ def test_steps_that_are_not_finite_are_skipped(
   assert all(row['compilations'] == 0 for row in rows[2:])
 
 
-def test_a_run_with_most_trajectories_lost_stops(tmp_path, faults):
+def test_a_run_with_most_trajectories_lost_stops(tmp_path, faults, capsys):
   faults(lambda job, attempt, step: _in_training(job) and job.slot < 17)
   with pytest.raises(checks.RunError) as caught:
     train.train(_config(num_rounds=2), tmp_path)
   assert str(caught.value).startswith('17 of 32 trajectories of round 0')
   assert '\n' not in str(caught.value) and _rows(tmp_path) == []
+  assert re.search(r'round 0: 17 of 32 episodes were lost, the last one to \w',
+                   capsys.readouterr().out)
 
 
 def test_a_run_with_half_of_its_trajectories_goes_on(

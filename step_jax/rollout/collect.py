@@ -58,6 +58,7 @@ class Collection(NamedTuple):
   trajectory: types.Trajectory
   environment_steps: int  # actions sent, those of lost attempts included
   environment_failures: int
+  lost_to: str = ''  # what the last trajectory that was lost was lost to
 
 
 def policy_actor(
@@ -142,7 +143,7 @@ def collect(
   histories: dict[int, Any] = {}
   waiting: dict[int, workers.Event] = {}  # by slot, in order of arrival
   turns: collections.Counter[int] = collections.Counter()  # by worker
-  finished = 0
+  finished, lost_to = 0, ''
   failures_before = pool.num_failures
   # By task, since another task can be a page to load or an app to start.
   pool.submit(sorted(jobs, key=lambda job: job.task_id))
@@ -159,6 +160,8 @@ def collect(
       if event.kind in ('failed', 'lost'):
         store.step_mask[slot] = False
         store.token_mask[slot] = False
+      if event.kind == 'lost':
+        lost_to = event.message
       if event.kind == 'finished':
         store.valid[slot] = True
         store.returns[slot] = event.reward
@@ -173,7 +176,8 @@ def collect(
       turns.update(event.worker for event in batch)
       for event in batch:
         del waiting[event.job.slot]
-  return Collection(store, turns.total(), pool.num_failures - failures_before)
+  return Collection(store, turns.total(), pool.num_failures - failures_before,
+                    lost_to)
 
 
 def _answer(pool, waiting, act, store, histories, codec) -> None:
