@@ -9,6 +9,7 @@ from configs import osworld
 from experiments.study import alternatives
 from experiments.study import plan
 from experiments.study import report
+from experiments.study import results as results_lib
 from experiments.study import run as run_lib
 import step_jax
 from step_jax.envs.desk import simulator
@@ -100,7 +101,7 @@ def test_a_run_writes_its_numbers_and_groups_are_looked_at(
   run, = [run for run in plan.plan_runs('methods', workdir)
           if (run.method, run.seed) == ('step', 0)]
   run_lib.train_once(run, workdir)
-  results, = report.load(workdir, 'methods').values()
+  results, = results_lib.load(workdir, 'methods').values()
   assert results.greedy.shape == results.sampled.shape == (1, 2, 128)
   assert results.draws.shape == (1, 128)
   assert results.rounds.shape == (1, 1, 1 + len(plan.ROUND_FIELDS))
@@ -137,14 +138,14 @@ def test_what_is_right_brings_the_end_nearer():
 
 def test_the_mean_lies_in_its_interval():
   values = np.array([1., 2., 3., 4.])
-  mean, low, high = report.interval(values)
+  mean, low, high = results_lib.interval(values)
   assert mean == 2.5 and 1 <= low < 2.5 < high <= 4
-  assert report.interval(np.full(3, 7.)) == (7., 7., 7.)
+  assert results_lib.interval(np.full(3, 7.)) == (7., 7., 7.)
 
 
 def test_differences_are_of_the_same_seed():
   one, other = np.array([1., 5., 9.]), np.array([0., 4., 8., 100.])
-  assert report.difference(one, other) == (1., 1., 1.)
+  assert results_lib.difference(one, other) == (1., 1., 1.)
 
 
 def _made_up(num_seeds=2, **changes):
@@ -157,7 +158,7 @@ def _made_up(num_seeds=2, **changes):
       'draws': rng.random((num_seeds, 369)),
       'rounds': rng.random((
           num_seeds, plan.NUM_ROUNDS, 1 + len(plan.ROUND_FIELDS)))}
-  return report.Results(**numbers | changes)
+  return results_lib.Results(**numbers | changes)
 
 
 def test_environment_steps_until_a_level_are_interpolated():
@@ -169,10 +170,10 @@ def test_environment_steps_until_a_level_are_interpolated():
       greedy=np.broadcast_to(curve[:, None], (2, evaluations, 128)),
       rounds=rounds)
   # .375 is half way from the first evaluation to the second after training.
-  assert report.steps_until(results, 0.375) == pytest.approx(
+  assert results_lib.steps_until(results, 0.375) == pytest.approx(
       100 * plan.EVAL_EVERY * 1.5)
-  assert report.steps_until(results, 0.) == 0
-  assert report.steps_until(results, 1.1) is None
+  assert results_lib.steps_until(results, 0.) == 0
+  assert results_lib.steps_until(results, 1.1) is None
 
 
 def test_claims_compare_runs_of_the_same_seed():

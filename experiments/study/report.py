@@ -1,14 +1,15 @@
 """Tables and figures of the study, from the numbers that its runs wrote."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+import json
 import pathlib
 import sys
-from typing import NamedTuple
 
-import matplotlib.figure
 import numpy as np
 
+from experiments.study import figures
 from experiments.study import plan
+from experiments.study import results as results_lib
 import step_jax
 
 _BASELINES = ('trajectory_grpo', 'step_grpo')
@@ -26,98 +27,12 @@ _CLAIMS = {
     'ours: the negative half helps': ('step_signed', 'step_no_augmentation'),
     'ours: SL-GRPO helps beside it': ('step_signed_augmented', 'step_signed'),
 }
-_OURS = ('step_signed', 'step_signed_augmented')
-_RESAMPLES = 10_000
 _MASTERED = 0.8
-
-Interval = tuple[float, float, float]
-
-
-class Results(NamedTuple):
-  """Runs that differ by seed: R seeds, E evaluations, N tasks, I rounds."""
-  greedy: np.ndarray  # [R, E, N]
-  sampled: np.ndarray  # [R, E, N], at the training temperature
-  records: np.ndarray  # [R, E, N], s_hat
-  draws: np.ndarray  # [R, all tasks], greedy, fresh draws after the last round
-  rounds: np.ndarray  # [R, I, fields]
-
-  @property
-  def above_60(self) -> np.ndarray:
-    """Training tasks above 60 % at the training temperature, `[R, E]`."""
-    return (self.sampled > 0.6).sum(axis=-1)
-
-  @property
-  def area(self) -> np.ndarray:
-    """The primary number, `[R]`."""
-    return plan.area(self.above_60)
-
-  @property
-  def final(self) -> np.ndarray:
-    """Greedy success on the training tasks at the end, percent, `[R]`."""
-    return 100 * self.greedy[:, -1].mean(axis=-1)
-
-  def of_draws(self, held_out: bool) -> np.ndarray:
-    """Greedy success on fresh draws at the end, percent, `[R]`."""
-    count = self.sampled.shape[-1]
-    draws = self.draws[:, count:] if held_out else self.draws[:, :count]
-    return 100 * draws.mean(axis=-1)
-
-  def field(self, name: str) -> np.ndarray:
-    """A column of the rounds, `[R, I]`."""
-    return self.rounds[..., 1 + plan.ROUND_FIELDS.index(name)]
-
-
-def load(workdir: pathlib.Path, part: str) -> dict[str, Results]:
-  """All finished runs of a part, by what is run but for the learning rate."""
-  results = {}
-  for folder in sorted((workdir / part).glob('*')):
-    runs = [dict(np.load(path)) for path in sorted(
-        folder.glob('[0-9]*.npz'), key=lambda path: path.stem)
-            if path.stem.isdigit()]
-    if runs:
-      method, _, *changed = folder.name.split(',')
-      results[','.join([method, *changed])] = Results(*(
-          np.stack([run[key] for run in runs]) for key in Results._fields))
-  return results
-
-
-def interval(values: np.ndarray) -> Interval:
-  """Mean over seeds `[R]` and its 95 % bootstrap interval."""
-  rng = np.random.default_rng(0)
-  means = rng.choice(values, (_RESAMPLES, len(values))).mean(axis=1)
-  low, high = np.percentile(means, (2.5, 97.5))
-  return float(values.mean()), float(low), float(high)
-
-
-def difference(one: np.ndarray, other: np.ndarray) -> Interval:
-  """Of runs with the same seed: mean and 95 % interval over the pairs."""
-  count = min(len(one), len(other))
-  return interval(one[:count] - other[:count])
-
-
-def steps_until(results: Results, level: float) -> float | None:
-  """Environment steps until the mean greedy curve first reaches a level.
-
-  Args:
-    results: of one setting.
-    level: of success on the training tasks, in [0, 1]; interpolated.
-  """
-  curve = results.greedy.mean(axis=(0, 2))
-  steps = results.field('environment_steps').mean(axis=0).cumsum()
-  steps = np.concatenate([[0.], steps[plan.EVAL_EVERY - 1::plan.EVAL_EVERY]])
-  reached = np.flatnonzero(curve >= level)
-  if not reached.size:
-    return None
-  after = int(reached[0])
-  if not after:
-    return 0.
-  return float(np.interp(level, curve[after - 1:after + 1],
-                         steps[after - 1:after + 1]))
 
 
 def write(workdir: pathlib.Path) -> None:
-  """Writes `tables.md` and the figures of the parts that are done."""
-  parts = {part: load(workdir, part) for part in plan.PARTS[1:]}
+  """Writes tables, numbers by seed and figures of the parts that are done."""
+  parts = {part: results_lib.load(workdir, part) for part in plan.PARTS[1:]}
   methods = parts['methods']
   missing = set(step_jax.METHODS) - set(methods)
   if missing:
@@ -145,13 +60,19 @@ def write(workdir: pathlib.Path) -> None:
       tables += _alternatives_tables(saved['rows'])
   tables += [_cost_table(methods), _calibration_table(methods['step'])]
   (workdir / 'tables.md').write_text('\n\n'.join(tables) + '\n')
-  others = sorted(set(step_jax.METHODS) - {*_OURS, 'step'},
+  (workdir / 'results.json').write_text(json.dumps({
+      part: {name: results_lib.numbers(results)
+             for name, results in settings.items()}
+      for part, settings in parts.items() if settings}, indent=1))
+  others = sorted(set(step_jax.METHODS) - {*figures.OURS, 'step'},
                   key=lambda name: -methods[name].area.mean())
-  ours = max(_OURS, key=lambda name: methods[name].area.mean())
-  _draw_curves({name: methods[name] for name in (ours, *others[:2], 'step')}
-               ).savefig(workdir / 'story.png', dpi=100)
-  _draw_curves(methods).savefig(workdir / 'methods.png', dpi=100)
-  _draw_mastered(methods).savefig(workdir / 'mastered_share.png', dpi=100)
+  ours = max(figures.OURS, key=lambda name: methods[name].area.mean())
+  for name, figure in (
+      ('story', figures.draw_curves({
+          name: methods[name] for name in (ours, *others[:2], 'step')})),
+      ('methods', figures.draw_curves(methods)),
+      ('mastered_share', figures.draw_mastered(methods))):
+    figure.savefig(workdir / f'{name}.png', dpi=100)
   print(f'written: {workdir / "tables.md"} and figures beside it')
 
 
@@ -162,22 +83,22 @@ def _table(title: str, columns: Sequence[str],
       '| ' + ' | '.join(line) + ' |' for line in lines)
 
 
-def _show(found: Interval) -> str:
+def _show(found: results_lib.Interval) -> str:
   return f'{found[0]:.1f} [{found[1]:.1f}, {found[2]:.1f}]'
 
 
-def _table_of(title: str, settings: Mapping[str, Results],
+def _table_of(title: str, settings: Mapping[str, results_lib.Results],
               baselines: Sequence[str]) -> str:
   """A row for each setting, the best primary number first."""
   rows = []
   for name, r in sorted(settings.items(), key=lambda x: -x[1].area.mean()):
-    until = steps_until(r, 0.5)
+    until = results_lib.steps_until(r, 0.5)
     rows.append([
-        f'`{name}`', f'{len(r.area)}', _show(interval(r.area))] + [
+        f'`{name}`', f'{len(r.area)}', _show(results_lib.interval(r.area))] + [
             '' if name == other else _show(
-                difference(r.area, settings[other].area))
+                results_lib.difference(r.area, settings[other].area))
             for other in baselines] + [
-                _show(interval(x)) for x in (
+                _show(results_lib.interval(x)) for x in (
                     r.final, r.of_draws(False), r.of_draws(True),
                     (r.sampled[:, -1] > _MASTERED).sum(axis=-1))] + [
                         f'{until:,.0f}' if until is not None
@@ -191,10 +112,10 @@ def _table_of(title: str, settings: Mapping[str, Results],
       'mastered (above 80 %)', 'environment steps until 50 %'), rows)
 
 
-def _claims_table(methods: dict[str, Results]) -> str:
+def _claims_table(methods: dict[str, results_lib.Results]) -> str:
   """Claims as differences between runs of the same seed."""
   rows = [[claim, f'`{one}` - `{other}`'] + [
-      _show(difference(value(methods[one]), value(methods[other])))
+      _show(results_lib.difference(value(methods[one]), value(methods[other])))
       for value in (lambda r: r.area, lambda r: r.final,
                     lambda r: r.of_draws(False))]
           for claim, (one, other) in _CLAIMS.items()]
@@ -203,14 +124,14 @@ def _claims_table(methods: dict[str, Results]) -> str:
       for name in ('step', 'step_no_resampling'))
   rows.append(['mastered tasks give fewer of the successes',
                'their share of them, `step` - `step_no_resampling`',
-               _show(difference(adaptive, uniform)), '', ''])
+               _show(results_lib.difference(adaptive, uniform)), '', ''])
   return _table('The claims, paired by seed', (
       'claim', 'difference', 'tasks above 60 %, mean over training',
       'greedy, training tasks, points', 'fresh draws, points'), rows)
 
 
-def _samplers_table(methods: dict[str, Results],
-                    others: dict[str, Results]) -> str:
+def _samplers_table(methods: dict[str, results_lib.Results],
+                    others: dict[str, results_lib.Results]) -> str:
   rows = []
   for sampler in plan.SAMPLERS:
     row = [f'`{sampler}`']
@@ -222,12 +143,14 @@ def _samplers_table(methods: dict[str, Results],
         row.append('not run')
         continue
       count = len(plan.FEWER_SEEDS)
-      area, final = interval(found.area[:count]), interval(found.final[:count])
-      row.append(f'{_show(area)}; {_show(final)} %')
+      area, final = (results_lib.interval(x[:count])
+                     for x in (found.area, found.final))
+      row.append(f'{_show(area)}; {_show(final)} % '
+                 f'({min(len(found.area), count)})')
     rows.append(row)
   return _table(
       'Samplers x advantages: tasks above 60 %, mean over training; greedy, '
-      f'training tasks at the end ({len(plan.FEWER_SEEDS)} seeds)',
+      'training tasks at the end (seeds)',
       ('sampler', *plan.CREDITS), rows)
 
 
@@ -259,7 +182,7 @@ def _alternatives_tables(rows: np.ndarray) -> list[str]:
              by_matching)]
 
 
-def _cost_table(methods: dict[str, Results]) -> str:
+def _cost_table(methods: dict[str, results_lib.Results]) -> str:
   rows = []
   for name, results in methods.items():
     rollout, update = (  # the first round compiles
@@ -279,7 +202,7 @@ def _cost_table(methods: dict[str, Results]) -> str:
        'entropy at the end, nats'), rows)
 
 
-def _calibration_table(results: Results) -> str:
+def _calibration_table(results: results_lib.Results) -> str:
   record = results.records[:, -1].ravel()
   truth = results.sampled[:, -1].ravel()
   bins = np.linspace(0, 1, 6)
@@ -293,38 +216,3 @@ def _calibration_table(results: Results) -> str:
       'The record s_hat of `step` after the last round beside the success of '
       f'8 sampled evaluation episodes (mean absolute difference {error:.2f})',
       ('s_hat', 'tasks', 'mean s_hat', 'mean evaluation'), rows)
-
-
-def _draw_lines(lines: Mapping[str, np.ndarray], x: np.ndarray, label: str,
-                legend: Callable[[str], str]) -> matplotlib.figure.Figure:
-  """A line with its interval for each `[R, len(x)]`."""
-  figure = matplotlib.figure.Figure(figsize=(7, 4), layout='constrained')
-  axes = figure.subplots()
-  for index, (name, values) in enumerate(lines.items()):
-    bands = np.array([interval(column) for column in values.T.astype(float)])
-    line, = axes.plot(x, bands[:, 0], '-' if index < 6 else '--',
-                      label=legend(name))
-    axes.fill_between(x, bands[:, 1], bands[:, 2], alpha=0.12,
-                      color=line.get_color())
-  axes.set(xlabel='trajectories', ylabel=label)
-  axes.xaxis.set_major_formatter('{x:,.0f}')
-  axes.legend(fontsize=8)
-  axes.grid(alpha=0.3)
-  return figure
-
-
-def _draw_curves(settings: Mapping[str, Results]) -> matplotlib.figure.Figure:
-  x = 256 * np.arange(0, plan.NUM_ROUNDS + 1, plan.EVAL_EVERY)
-  return _draw_lines(
-      {name: results.above_60 for name, results in settings.items()}, x,
-      'training tasks above 60 %, of 128',
-      lambda name: {'step': 'step (the paper)'}.get(
-          name, f'{name} (ours)' if name in _OURS else name))
-
-
-def _draw_mastered(methods: dict[str, Results]) -> matplotlib.figure.Figure:
-  return _draw_lines(
-      {name: 100 * methods[name].rounds[..., 0]
-       for name in ('step_no_resampling', 'step')},
-      256 * np.arange(plan.NUM_ROUNDS), 'successes from mastered tasks (%)',
-      lambda name: 'adaptive (SR-Traj)' if name == 'step' else 'uniform')
