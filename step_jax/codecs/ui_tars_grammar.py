@@ -49,6 +49,7 @@ _CLOSES = re.compile(r'\s*(?:[,)]|\Z)')  # behind the quote of a short value
 _CLOSES_TEXT = re.compile(r'\s*(?:\)|\Z)')
 
 _NUMBER = re.compile(r'[0-9]+(?:\.[0-9]+)?')
+_SIGNS = '()[],， \t\n'  # around and between numbers
 _TAG = re.compile(r'<(?:\|box_(?:start|end)\||/?(?:point|bbox))>')
 _BARE_POINT = re.compile(
     r'\([^()]*\)|\[[^][]*\]|<[^<>]*>[^<>]*<[^<>]*>')  # each closes itself
@@ -200,7 +201,7 @@ class _Parser:
   def _read_point(self, value: str, start: int) -> actions.Point:
     value = _TAG.sub(' ', value)
     numbers = [float(number) for number in _NUMBER.findall(value)]
-    if len(numbers) not in (2, 4) or _NUMBER.sub('', value).strip('()[],， \t\n'):
+    if len(numbers) not in (2, 4) or _NUMBER.sub('', value).strip(_SIGNS):
       _fail(self._text, start, 'a point such as (1,2)')
     try:
       places = [actions.from_grid(number, self._grid[index % 2])
