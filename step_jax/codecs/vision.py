@@ -52,6 +52,7 @@ class VisionCodec:
     sizes: what rows have room for.
     platform: whose calls the model writes.
     before: stands in the prompt before the instruction.
+    stops: the tokens that end a response; a demonstration ends with the first.
 
   Raises:
     InputError: the largest picture alone fills the prompt.
@@ -66,8 +67,9 @@ class VisionCodec:
       *,
       sizes: Sizes,
       platform: ui_tars.Platform,
-      before: str):
-    self.stops = [vocabulary.find(token) for token in tokenizer_lib.STOPS]
+      before: str,
+      stops: Sequence[str] = tokenizer_lib.STOPS):
+    self.stops = [vocabulary.find(token) for token in stops]
     self._tokenizer = tokenizer
     self._vocabulary = vocabulary
     self._config = config
