@@ -239,7 +239,7 @@ _CODECS = (
           'min(to_grid(fraction, size), size)')),
     *_of('step_jax/codecs/ui_tars_grammar.py', 'ui_tars_test.py',
          ('a box is read as its corner',
-          'sum(places[::2]) / len(places[::2])', 'places[0]'),
+          'sum(ends) / len(ends)', 'ends[0]'),
          ('a quote and a parenthesis in a text end it',
           'if self._ends(place + 1):', 'if True:'),
          ('a call in the thought is done where the last one is none',

@@ -113,9 +113,10 @@ def test_a_vocabulary_and_merges_are_a_tokenizer(file, tokenizer, folder):
   for token in tokenizer_lib.SPECIAL:
     assert read.token_to_id(token) == tokenizer.token_to_id(token)
     assert read.get_added_tokens_decoder()[read.token_to_id(token)].special
-  assert read.token_to_id('<tool_call>') == (ids['<tool_call>'] if file else None)
+  more = ids['<tool_call>']
+  assert read.token_to_id('<tool_call>') == (more if file else None)
   if file:
-    assert not read.get_added_tokens_decoder()[ids['<tool_call>']].special
+    assert not read.get_added_tokens_decoder()[more].special
     (folder / file).unlink()
 
 

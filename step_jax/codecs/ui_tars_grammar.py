@@ -203,13 +203,14 @@ class _Parser:
     numbers = [float(number) for number in _NUMBER.findall(value)]
     if len(numbers) not in (2, 4) or _NUMBER.sub('', value).strip(_SIGNS):
       _fail(self._text, start, 'a point such as (1,2)')
-    try:
-      places = [actions.from_grid(number, self._grid[index % 2])
-                for index, number in enumerate(numbers)]
-    except actions.ActionError:
-      _fail(self._text, start, f'a point from (0,0) to {self._grid}')
-    return sum(places[::2]) / len(places[::2]), (
-        sum(places[1::2]) / len(places[::2]))
+    point = []
+    for axis, size in enumerate(self._grid):
+      ends = numbers[axis::2]
+      if max(ends) > size:
+        _fail(self._text, start, f'a point from (0,0) to {self._grid}')
+      # To a step, as it is written.
+      point.append(actions.from_grid(round(sum(ends) / len(ends)), size))
+    return point[0], point[1]
 
   def _read_keys(self, value: str, start: int) -> tuple[str, ...]:
     value = _IN_TWO_WORDS.sub(r'\1\2', _ARROW.sub(r'\1\2', value.lower()))

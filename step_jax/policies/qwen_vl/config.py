@@ -2,8 +2,8 @@
 
 Three families: Qwen2-VL and Qwen2.5-VL (vision and text), and Llama-type text
 models. All layouts of the file are read: the flat one of the hub's files, the
-one with both that transformers 4.52 to 4.57 write, and the nested one of 5. What
-a file lacks has transformers' default, as they leave defaults out.
+one with both that transformers 4.52 to 4.57 write, and the nested one of 5.
+What a file lacks has transformers' default, as they leave defaults out.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ _QWEN = {
     'vocab_size': 152064, 'hidden_size': 8192, 'intermediate_size': 29568,
     'num_hidden_layers': 80, 'num_attention_heads': 64,
     'num_key_value_heads': 8, 'rms_norm_eps': 1e-5, 'rope_theta': 1e6}
-_TEXT_DEFAULTS = {
+_TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
     'qwen2_vl': _QWEN,
     'qwen2_5_vl': _QWEN,
     'llama': {
@@ -32,7 +32,7 @@ _TEXT_DEFAULTS = {
 _PATCHES = {
     'depth': 32, 'num_heads': 16, 'in_channels': 3, 'patch_size': 14,
     'spatial_merge_size': 2, 'temporal_patch_size': 2}
-_VISION_DEFAULTS = {
+_VISION_DEFAULTS: dict[str, dict[str, Any]] = {
     'qwen2_vl': _PATCHES | {
         'embed_dim': 1280, 'hidden_size': 3584, 'mlp_ratio': 4},
     'qwen2_5_vl': _PATCHES | {
@@ -110,9 +110,9 @@ def from_dict(values: Mapping[str, Any]) -> Config:
       values.get('text_config') or {}).items() if value is not None}
   # The outer file decides, as it does in transformers; where it was left out,
   # 4.52 to 4.57 have it in the inner one.
-  text = {'tie_word_embeddings': False, **_TEXT_DEFAULTS[family], **values,
-          **nested, **{name: values[name] for name in (
-              'tie_word_embeddings',) if name in values}}
+  text = {**_TEXT_DEFAULTS[family], **values, **nested}
+  text['tie_word_embeddings'] = values.get(
+      'tie_word_embeddings', nested.get('tie_word_embeddings', False))
   if family == 'llama':
     return Config(
         family=family, text=_read_text(text, family), vision=None,

@@ -7,9 +7,11 @@
   qwen2_5_vl   pixels       to 16384 x 28 x 28     2048, 400
 
 Each has prompts of its own, but for the last, which is asked as UI-TARS-1.5 is.
-The limits of pixels are those of OSWorld's agents. A folder's files go before
-them: preprocessor_config.json with its limits, generation_config.json with more
-tokens that end a response. What a user gives goes before all.
+The limits of pixels are those of OSWorld's agent for DPO and of UI-TARS-1.5's
+own code, and lengths leave room for a prompt and three responses. A folder's
+files go before them: preprocessor_config.json with its limits, and
+generation_config.json with more tokens that end a response. What a user gives
+goes before all.
 """
 
 from collections.abc import Mapping
@@ -77,12 +79,12 @@ def settings(
     prompt: 'ui_tars' is the version's, 'short' none, others a name.
     screen_size: (width, height) of the largest picture.
   """
-  family = _read(source, 'config.json').get('model_type')
+  family = str(_read(source, 'config.json').get('model_type'))
   name = _OF_FAMILY.get(family, 'ui_tars_dpo') if version == 'auto' else version
   chosen = VERSIONS[name]
   processor = _read(source, 'preprocessor_config.json')
   size = processor.get('size') or {}
-  values = {
+  values: dict[str, Any] = {
       'convention': chosen.convention,
       'min_pixels': _first(
           processor.get('min_pixels'), size.get('min_pixels'),
@@ -105,7 +107,7 @@ def settings(
       warning=_warning(family, values['convention']), **values)
 
 
-def _warning(family: Any, convention: str) -> str:
+def _warning(family: str, convention: str) -> str:
   expected = _CONVENTIONS.get(family, convention)
   if convention == expected:
     return ''
