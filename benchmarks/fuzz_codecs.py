@@ -54,6 +54,13 @@ _RESPONSES = (
     "Action: long_press(start_box='(12,345)', time='1')",
     "Thought: d\nAction: open_app(app_name='Clock')",
     'Action: press_home()',
+    "I see.\nAction: click(point='<point>12 345</point>')",
+    "Thought: e. Action: left_single(start_box='[12, 34, 56, 78]').",
+    "**Action:** type(content='=F('a', 'b')')\n\nhotkey(hotkey='ctrl+c')",
+    "Action: scroll(start_box='(1,2)', end_box='(3,400)')",
+    "Action: drag(start_point=(1,2), end_point='30.5,40')",
+    r"Action: type(content='it's\\n')",
+    'Action: press_enter()',
     '{"action_type": "CLICK", "parameters": {"x": 1, "y": 2}}',
     '[{"action_type": "MOVE_TO", "parameters": {"x": 1, "y": 2}},'
     ' {"action_type": "DRAG_TO", "parameters": {"x": 3, "y": 4}}]',
@@ -69,6 +76,7 @@ _RESPONSES = (
 _PIECES = (
     'Thought:', '\nAction:', 'Action: ', 'click(', 'type(', 'hotkey(', 'wait()',
     'finished(', 'start_box=', 'end_box=', 'content=', 'key=', 'direction=',
+    'point=', '<point>', '</point>', '<bbox>', '“', '”', 'Action：', '**', '```',
     "'", '"', '\\', '\\n', "\\'", '(', ')', ',', '=', '(1,2)', '9' * 30, '٣',
     '²', '-1', '1e9', 'NaN', 'ctrl ', '+', '<|box_start|>', '<|box_end|>', '{',
     '}', '[', ']', ':', '"x":', '\0', '\r\n', '\x1b', '\ud800', '\udfff',

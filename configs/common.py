@@ -117,8 +117,13 @@ def add_vision_language(config: ml_collections.ConfigDict) -> None:
     policy.words = ''  # a text whose tokens it knows; others are spelt in bytes
     policy.dtype = 'float32'  # of products; parameters are float32
     policy.remat = False  # recomputes layers in the backward pass
-    policy.prompt = 'ui_tars'  # or 'short': nothing but the instruction
-    policy.convention = 'thousand'  # of coordinates; UI-TARS 1.5: 'pixels'
+    # What the model was trained on, see policies/qwen_vl/versions.py:
+    # 'ui_tars_dpo', 'ui_tars_1_5', 'qwen2_5_vl', or 'auto', by config.json.
+    policy.version = 'auto'
+    # The version's, 'ui_tars_dpo', 'ui_tars_1_5', or 'short': nothing but the
+    # instruction.
+    policy.prompt = 'ui_tars'
+    policy.convention = 'thousand'  # of coordinates, or 'pixels'
     policy.screen_size = (1920, 1080)  # pixels of a picture, at most
     policy.min_pixels = 56 * 56  # of a picture as the model sees it
     policy.max_pixels = 28 * 28 * 1280
@@ -131,6 +136,10 @@ def add_large_model(config: ml_collections.ConfigDict) -> None:
   add_vision_language(config)
   with config.unlocked():
     config.policy.checkpoint = config_dict.placeholder(str)
+    config.policy.convention = config_dict.placeholder(str)  # the version's
+    for name in ('min_pixels', 'max_pixels', 'prompt_length',
+                 'response_length'):
+      config.policy[name] = config_dict.placeholder(int)  # likewise
   config.policy.dtype = 'bfloat16'
   config.policy.remat = True
   config.optimizer.importance_cap = 2.0  # its sampler rounds otherwise

@@ -27,8 +27,9 @@ Variants: one for each method, such as `:step_grpo` or `:dapo`;
        python experiments/run.py --config=configs/osworld.py:paper
            --config.policy.checkpoint=DIR --config.env.tasks="('DIR',)"
            --config.env.arguments.addresses="('http://10.0.0.1:5000',)"
-     UI-TARS-1.5 and other models that count pixels need
-     `--config.policy.convention=pixels`. It was never run with 7B weights or
+     Prompt, coordinates, pixels and lengths are those of UI-TARS-DPO for a
+     Qwen2-VL, and of UI-TARS-1.5 for a Qwen2.5-VL; `policy.version` and the
+     fields of each give others. It was never run with 7B weights or
      real OSWorld machines; a test runs a round of it with a tiny model.
 """
 

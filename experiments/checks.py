@@ -128,13 +128,17 @@ def _check_vision_language(
          'a method of steps, as a vision-language policy has a prompt for each '
          'step')
   for field, choices in (
-      ('prompt', ('ui_tars', 'short')), ('convention', ('thousand', 'pixels')),
+      ('version', ('auto', 'ui_tars_dpo', 'ui_tars_1_5', 'qwen2_5_vl')),
+      ('prompt', ('ui_tars', 'short', 'ui_tars_dpo', 'ui_tars_1_5')),
+      ('convention', ('thousand', 'pixels')),
       ('dtype', ('float32', 'bfloat16'))):
-    expect(f'policy.{field}', policy[field] in choices,
+    expect(f'policy.{field}', policy[field] in choices or (
+        policy[field] is None and field == 'convention'),
            f'one of {", ".join(choices)}')
   for field in ('prompt_length', 'response_length', 'min_pixels', 'max_pixels',
                 'vision_layers'):
-    expect(f'policy.{field}', policy[field] >= 1, 'at least 1')
+    expect(f'policy.{field}', policy[field] is None or policy[field] >= 1,
+           'at least 1')
   expect('policy.screen_size', len(policy.screen_size) == 2 and all(
       side >= 1 for side in policy.screen_size), 'width and height in pixels')
   expect('policy.num_heads', policy.width % (4 * policy.num_heads) == 0,

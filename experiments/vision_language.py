@@ -10,6 +10,7 @@ from PIL import Image
 import tokenizers
 
 from experiments import checks
+from experiments import worlds
 from step_jax.codecs import actions
 from step_jax.codecs import ui_tars
 from step_jax.codecs import vision
@@ -37,7 +38,11 @@ def make_policy(
   """
   options = config.policy
   source = pathlib.Path(options.checkpoint) if options.checkpoint else None
-  before = prompts.UI_TARS[platform] if options.prompt == 'ui_tars' else ''
+  settings = worlds.choose_settings(config)
+  before = prompts.UI_TARS[settings.prompt][platform] if (
+      settings.prompt) else ''
+  if settings.warning:
+    print(settings.warning, file=sys.stderr)
   try:
     tokenizer = tokenizer_lib.load(source)
     vocabulary = vocabulary_lib.Vocabulary(
@@ -49,20 +54,23 @@ def make_policy(
             name: options[name] for name in (
                 'width', 'num_layers', 'vision_layers', 'num_heads',
                 'rope_theta')}))
+    stops = list(dict.fromkeys((*tokenizer_lib.STOPS, *filter(
+        None, map(tokenizer.id_to_token, settings.stop_ids)))))
     codec = vision.VisionCodec(
         tokenizer, vocabulary, model_config, _pictures(folder),
-        sizes=vision.Sizes(**{
-            name: options[name] for name in vision.Sizes._fields}),
-        platform=platform, before=before)
+        sizes=vision.Sizes(screen_size=options.screen_size, **{
+            name: getattr(settings, name) for name in vision.Sizes._fields
+            if name != 'screen_size'}),
+        platform=platform, before=before, stops=stops)
   except ValueError as error:
     raise checks.UserError(str(error)) from error
   policy = policy_lib.make_policy(
       model_config, vocabulary, codec.load, source=source,
-      num_tokens=options.response_length, dtype=options.dtype,
+      num_tokens=settings.response_length, stops=stops, dtype=options.dtype,
       remat=options.remat)
   return policy, base.Codec(
       matches=codec.matches, empty_history=(), remember=codec.remember,
-      state=codec.state, num_tokens=options.response_length,
+      state=codec.state, num_tokens=settings.response_length,
       observe=codec.observe, decode=codec.decode, encode=codec.encode)
 
 

@@ -12,6 +12,7 @@ import ml_collections
 from experiments import checks
 from step_jax.envs import base
 from step_jax.envs import picture_env
+from step_jax.policies.qwen_vl import versions
 from step_jax.rollout import simulation
 from step_jax.rollout import workers
 
@@ -101,7 +102,8 @@ def _show_pictures(
         f"'qwen_vl', got {config.env.name!r}")
   episodes = max(config.num_base_tasks * config.group_size,
                  num_tasks * config.warm_start.demonstrations)
-  options = {name: config.policy[name] for name in (
+  settings = choose_settings(config)
+  options = {name: getattr(settings, name) for name in (
       'convention', 'min_pixels', 'max_pixels')}
   return functools.partial(
       picture_env.PictureEnv,
@@ -110,6 +112,20 @@ def _show_pictures(
       platform=getattr(make_env.func, 'platform', 'desktop'),
       # Twice what is used together, as lost episodes leave pictures, too.
       capacity=2 * episodes * config.max_steps, **options)
+
+
+def choose_settings(
+    config: ml_collections.ConfigDict) -> versions.Settings:
+  """What the model of a vision-language config reads and writes."""
+  options = config.policy
+  return versions.settings(
+      options.version,
+      pathlib.Path(options.checkpoint) if options.checkpoint else None,
+      {name: options[name] for name in (
+          'convention', 'min_pixels', 'max_pixels', 'prompt_length',
+          'response_length')},
+      prompt=options.prompt,
+      screen_size=tuple(options.screen_size))
 
 
 def _find_tasks(

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from step_jax.policies.qwen_vl import check_model
 from tests import qwen_vl_examples as examples
 
 NAME = 'qwen2_5_vl_tied'
@@ -39,6 +40,24 @@ def test_writes_the_logits_of_transformers(tmp_path):
   valid = examples.read(NAME, 'images_left', 'attention_mask') > 0
   assert logits.dtype == np.float32 and logits.shape == expected.shape
   np.testing.assert_allclose(logits[valid], expected[valid], atol=1e-4)
+
+
+@pytest.mark.parametrize('name', ['qwen2_vl_tied', 'qwen2_5_vl_tied'])
+@pytest.mark.parametrize('title, rows, patches, grids', [
+    ('text_left', slice(None), 0, 0),  # no picture at all
+    ('images_left', slice(1, None), 32, 1),  # one, and none in a row
+])
+def test_pictures_may_be_none_or_in_some_rows(
+    name, title, rows, patches, grids):
+  inputs = {key: examples.read(name, title, key)[rows] for key in KEYS[:2]}
+  for key, count in zip(KEYS[2:], (patches, grids), strict=True):
+    whole = examples.read(name, 'images_left', key)
+    inputs[key] = whole[len(whole) - count:]
+  logits = check_model.run_model(examples.DATA / name, inputs)
+  valid = inputs['attention_mask'] > 0
+  np.testing.assert_allclose(
+      logits[valid], examples.read(name, title, 'logits')[rows][valid],
+      atol=1e-4)
 
 
 @pytest.mark.parametrize('model,arrays,message', [

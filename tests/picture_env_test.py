@@ -290,7 +290,8 @@ def test_solutions_on_a_phone_work_as_text(phone, tmp_path):
 
 def test_a_phone_is_told_what_only_a_phone_knows(phone):
   first, _ = phone.reset(seed=0, options={'task_id': 0})
-  for text in ("Action: hotkey(key='enter')", 'Action: call_user()'):
+  for text in ("Action: hotkey(key='ctrl c')",
+               "Action: right_single(start_box='(1,2)')"):
     observation, reward, *ends, _ = phone.step(text)
     assert (observation['digest'] == first['digest']).all()
     assert (reward, ends) == (0., [False, False])

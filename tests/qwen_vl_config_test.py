@@ -59,6 +59,44 @@ def test_round_trip(name):
   assert config.family in name
 
 
+# By each version of transformers; see make_qwen_vl_configs.
+_TABLE = json.loads(
+    (examples.DATA.parent / 'qwen_vl_configs.json').read_text())
+
+
+@pytest.mark.parametrize('name', _TABLE)
+def test_what_versions_of_transformers_write(name):
+  _, family, head = name.split()
+  gated = family == 'qwen2_5_vl'
+  assert config_lib.from_dict(_TABLE[name]) == config_lib.Config(
+      family=family, image_token_id=151655, text=config_lib.TextConfig(
+          vocabulary=152064, width=3584, hidden_width=18944, num_layers=2,
+          num_heads=28, num_key_heads=4, head_width=128, norm_epsilon=1e-6,
+          rope_theta=1e6, rope_sections=(16, 24, 24), qkv_bias=True,
+          tied=head == 'tied'),
+      vision=config_lib.VisionConfig(
+          width=1280, hidden_width=3420 if gated else 5120, num_layers=32,
+          num_heads=16, out_width=3584, gated=gated, window=4 if gated else 0,
+          full_layers=(7, 15, 23, 31) if gated else tuple(range(32)),
+          norm_epsilon=1e-6, channels=3, patch_size=14, temporal_size=2,
+          merge_size=2))
+
+
+def test_what_is_missing_has_the_default_of_transformers():
+  """The 72B model, but for its vision tower's width."""
+  rope = {'rope_scaling': {'type': 'mrope', 'mrope_section': [16, 24, 24]}}
+  config = config_lib.from_dict({
+      'model_type': 'qwen2_vl', 'vision_config': {'hidden_size': 8192}} | rope)
+  text = config.text
+  assert (text.vocabulary, text.width, text.hidden_width, text.num_layers) == (
+      152064, 8192, 29568, 80)
+  assert (text.num_heads, text.num_key_heads) == (64, 8)
+  assert text.norm_epsilon == 1e-5
+  assert not text.tied and config.image_token_id == 151655
+  llama = config_lib.from_dict({'model_type': 'llama'}).text
+  assert (llama.width, llama.num_key_heads, llama.rope_theta) == (4096, 32, 1e4)
+
+
 def test_epsilons_are_read_apart():
   """The trap: the text norm's epsilon is not the vision norm's."""
   config = config_lib.from_dict(_values('qwen2_5_vl_untied'))
@@ -84,7 +122,8 @@ def test_epsilons_are_read_apart():
      'expected a vision width'),
     ({'vision_config': QWEN2_VL_7B['vision_config'] | {'hidden_act': 'gelu'}},
      'quick_gelu'),
-    ({'vision_config': None}, 'expected embed_dim'),
+    ({'layer_types': ['sliding_attention']}, 'expected layer_types'),
+    ({'rope_scaling': None}, 'expected mrope_section'),
 ])
 def test_refuses(change, message):
   with pytest.raises(ValueError, match=message):

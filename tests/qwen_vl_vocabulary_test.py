@@ -1,5 +1,7 @@
 """The tokens a tiny model knows, and the bytes that spell all others."""
 
+import json
+
 import hypothesis
 from hypothesis import strategies
 import numpy as np
@@ -79,3 +81,60 @@ def test_what_may_be_written(tokenizer, tiny, name):
                if token not in allowed} | set(range(len(vocabulary), size))
   assert len(forbidden) == len(tokenizer_lib.SPECIAL) - 2 + 5
   np.testing.assert_array_equal(np.flatnonzero(~legal), sorted(forbidden))
+
+
+_SAID = "Thought: né, ok!\n\nAction: type(content='12 x\\n')"
+
+
+@pytest.fixture(scope='module', name='folder')
+def made_folder(tokenizer, tmp_path_factory):
+  """vocab.json and merges.txt, without tokenizer.json."""
+  folder = tmp_path_factory.mktemp('vocabulary')
+  tokenizer.model.save(str(folder))
+  return folder
+
+
+@pytest.mark.parametrize('file', [
+    None, 'added_tokens.json', 'tokenizer_config.json'])
+def test_a_vocabulary_and_merges_are_a_tokenizer(file, tokenizer, folder):
+  size = len(json.loads((folder / 'vocab.json').read_text('utf-8')))
+  ids = {token: size + place for place, token in enumerate(
+      (*tokenizer_lib.SPECIAL, '<tool_call>'))}
+  content = ids if file == 'added_tokens.json' else {
+      'added_tokens_decoder': {
+          str(number): {'content': token, 'special': token != '<tool_call>'}
+          for token, number in ids.items()}}
+  if file:
+    (folder / file).write_text(json.dumps(content))
+  read = tokenizer_lib.load(folder)
+  assert tokenizer_lib.encode(read, _SAID) == (
+      tokenizer_lib.encode(tokenizer, _SAID))
+  assert read.decode(tokenizer_lib.encode(read, _SAID)) == _SAID
+  for token in tokenizer_lib.SPECIAL:
+    assert read.token_to_id(token) == tokenizer.token_to_id(token)
+    assert read.get_added_tokens_decoder()[read.token_to_id(token)].special
+  more = ids['<tool_call>']
+  assert read.token_to_id('<tool_call>') == (more if file else None)
+  if file:
+    assert not read.get_added_tokens_decoder()[more].special
+    (folder / file).unlink()
+
+
+@pytest.mark.parametrize('file, content, message', [
+    ('vocab.json', '{"a": 0', 'expected a vocabulary in'),
+    ('merges.txt', 'a b', 'a b merges into no token'),
+    ('merges.txt', 'ab', 'expected a vocabulary in'),
+    ('added_tokens.json', '{"<|im_end|>": 7}', 'expected token 7 to be'),
+    ('tokenizer_config.json', '[]', 'expected a vocabulary in'),
+    ('vocab.json', None, 'or vocab.json with merges.txt'),
+])
+def test_a_vocabulary_that_fits_nothing_is_refused(
+    file, content, message, tmp_path):
+  files = {'vocab.json': '{"a": 0, "b": 1}', 'merges.txt': '#version: 0.2\n',
+           file: content}
+  for name, text in files.items():
+    if text is not None:
+      (tmp_path / name).write_text(text)
+  with pytest.raises(ValueError, match=message) as error:
+    tokenizer_lib.load(tmp_path)
+  assert '\n' not in str(error.value)

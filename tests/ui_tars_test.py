@@ -9,6 +9,7 @@ from step_jax.codecs.actions import Action
 from step_jax.codecs import ui_tars
 from tests import action_strategies
 from tests.action_strategies import INJECTION
+from tests import ui_tars_table
 
 thousand_cases = hypothesis.settings(
     max_examples=1000, deadline=None, derandomize=True)
@@ -129,7 +130,8 @@ def test_names_of_keys(written, keys):
     (r'\\', '\\'),
     (r'\n', '\n'),
     (r'\t', '\t'),
-    (r'\\n', '\\n'),
+    (r'\\n', '\n'),  # a second backslash, as upstream's example has it
+    (r'\\n.', '\\n.'),
     (r'\\\n', '\\\n'),
     (r'\d\x41\u0041', r'\d\x41\u0041'),  # no other escape, never code
     ('a\nb', 'a\nb'),
@@ -155,8 +157,7 @@ def test_code_is_typed_and_nothing_else(tmp_path, monkeypatch):
   action = Action(kind='type', text=INJECTION)
   text = ui_tars.encode(action, thought=INJECTION, convention='thousand')
   assert ui_tars.decode(text, convention='thousand') == (INJECTION, action)
-  with pytest.raises(ui_tars.UiTarsError, match='the end of the response'):
-    _decode(f"type(content='a{INJECTION}')")
+  assert _decode(f"type(content='a{INJECTION}')").text == 'a' + INJECTION
   assert list(tmp_path.iterdir()) == []
 
 
@@ -183,74 +184,83 @@ def test_an_empty_thought_is_not_written():
                           convention='thousand') == 'Action: wait()'
 
 
+@pytest.mark.parametrize('text, thought', [
+    ('I see.\nAction: wait()', 'I see.'),
+    ('Thought：a\nAction: wait()', 'a'),
+    ('Reflection: a\nAction_Summary: b\nAction: wait()',
+     'Reflection: a\nAction_Summary: b'),
+    ('Thought: Click it. Action: wait()', 'Click it.'),
+    ('**Thought:** a\n**Action:** wait()', 'a'),
+    ('Thought: a\nAction: wait()\nAction:', 'a'),  # cut off
+])
+def test_thoughts_under_other_labels(text, thought):
+  assert ui_tars.decode(text, convention='thousand') == (
+      thought, Action(kind='wait'))
+
+
+def _written(text, platform='desktop', size=None):
+  """What is read from a response, as it is written; '' if it is refused."""
+  form = {'convention': 'thousand', 'platform': platform, 'image_size': size}
+  action = ui_tars.read(text, **form)
+  return '' if action is None else ui_tars.encode(
+      action, **form).removeprefix('Action: ')
+
+
+def test_what_models_write():
+  wrong = [(text, expected, found) for text, expected, _ in ui_tars_table.ROWS
+           if (found := _written(text)) != expected]
+  assert not wrong
+  # What docs/vlm.md counts.
+  assert len(ui_tars_table.ROWS) == 208
+  assert sum(bool(row[1]) for row in ui_tars_table.ROWS) == 176
+  assert sum(row[2] for row in ui_tars_table.ROWS) == 144
+  assert sum(row[2] and not row[1] for row in ui_tars_table.ROWS) == 11
+
+
+def test_what_models_write_on_phones():
+  wrong = [(text, expected, found) for text, expected in ui_tars_table.PHONE
+           if (found := _written(
+               f'Action: {text}', 'mobile', (1080, 2400))) != expected]
+  assert not wrong
+
+
 CALLS = ('click, left_double, right_single, drag, scroll, hotkey, type, wait, '
-         'finished, call_user')
+         'finished, call_user, left_single, left_click, double_click, '
+         'right_click, select, press')
 
 
 @pytest.mark.parametrize('text, message', [
-    ('', 'expected a line that begins with "Action:" at character 0, '
-     'got the end'),
-    ('I will click it', 'expected a line that begins with "Action:" at '
-     "character 0, got 'I will click it'"),
-    ('Thought: a Action: wait()', 'expected a line that begins with "Action:" '
-     "at character 0, got 'Thought: a Action: w'"),
-    ('So\nAction: wait()', 'expected "Thought:" before the line "Action:" at '
-     "character 0, got 'So\\nAction: wait()'"),
+    ('', 'expected "Action:" and a call at character 0, got the end'),
+    ('I will click it', 'expected "Action:" and a call at character 0, got '
+     "'I will click it'"),
     ('Action:', f'expected one of {CALLS} at character 7, got the end'),
     ('Action: tap()', f"expected one of {CALLS} at character 8, got 'tap()'"),
-    ('Action: Click()', f'expected one of {CALLS} at character 8, '
-     "got 'Click()'"),
     ("Action: __import__('os')", f'expected one of {CALLS} at character 8, '
      'got "__import__(\'os\')"'),
     ('Action: wait', 'expected ( at character 12, got the end'),
-    ('Action: wait(', 'expected ")" at character 13, got the end'),
-    ('Action: wait(1)', "expected \")\" at character 13, got '1)'"),
-    ('Action: wait() wait()', 'expected the end of the response at character '
-     "15, got 'wait()'"),
-    ("Action: click('(1,2)')", 'expected one of start_box at character 14, '
-     'got "\'(1,2)\')"'),
-    ("Action: click(end_box='(1,2)')", 'expected one of start_box at '
-     'character 14, got "end_box=\'(1,2)\')"'),
-    ("Action: click(start_box='(1,2)', start_box='(1,2)')",
-     'expected ")" at character 33, got "start_box=\'(1,2)\')"'),
-    ("Action: drag(start_box='(1,2)', start_box='(1,2)')",
-     'expected one of end_box at character 32, got "start_box=\'(1,2)\')"'),
-    ("Action: finished(content='', content='a')",
-     'expected ")" at character 29, got "content=\'a\')"'),
+    ('Action: wait(1)', 'expected an argument, each once at character 13, got '
+     "'1)'"),
+    ("Action: click('(1,2)')", 'expected an argument, each once at character '
+     '14, got "\'(1,2)\')"'),
+    ("Action: click(start_box='(1,2)', point='(1,2)')",
+     'expected an argument, each once at character 33, got "point=\'(1,2)\')"'),
     ("Action: click(start_box'(1,2)')",
      'expected = at character 23, got "\'(1,2)\')"'),
-    ('Action: click(start_box=(1,2))',
-     "expected a quote at character 24, got '(1,2))'"),
-    ("Action: click(start_box='1,2')",
-     'expected ( at character 25, got "1,2\')"'),
-    ("Action: click(start_box='(,2)')", 'expected a whole number from 0 to '
-     '1000 at character 26, got ",2)\')"'),
-    ("Action: click(start_box='(1001,2)')", 'expected a whole number from 0 to '
-     '1000 at character 26, got "1001,2)\')"'),
-    ("Action: click(start_box='(00001,2)')", 'expected a whole number from 0 '
-     'to 1000 at character 26, got "00001,2)\')"'),
-    ("Action: click(start_box='(1,-2)')", 'expected a whole number from 0 to '
-     '1000 at character 28, got "-2)\')"'),
-    ("Action: click(start_box='(1,²)')", 'expected a whole number from 0 to '
-     '1000 at character 28, got "²)\')"'),
-    ("Action: click(start_box='(1.5,2)')",
-     'expected , at character 27, got ".5,2)\')"'),
-    ("Action: click(start_box='(1 2)')",
-     'expected , at character 28, got "2)\')"'),
-    ("Action: click(start_box='(1,2,3)')",
-     'expected ) at character 29, got ",3)\')"'),
+    ('Action: click(start_box=1,2)',
+     "expected a quote at character 24, got '1,2)'"),
+    ("Action: click(start_box='(1001,2)')", 'expected a point from (0,0) to '
+     '(1000, 1000) at character 25, got "(1001,2)\')"'),
+    *((f"Action: click(start_box='{point}')", 'expected a point such as (1,2) '
+       f'at character 25, got {point + chr(39) + ")"!r}')
+      for point in ('(,2)', '(1,-2)', '(1,²)', '(1,2,3)', '1', '1e2,3', 'a')),
     ("Action: click(start_box='(1,2)",
-     "expected ' at character 30, got the end"),
-    ("Action: click(start_box='(1,2)\")",
-     "expected ' at character 30, got '\")'"),
+     "expected the closing ' at character 30, got the end"),
     ("Action: type(content='a)",
      "expected the closing ' at character 24, got the end"),
     ("Action: type(content='a' b)",
      "expected the closing ' at character 27, got the end"),
     ("Action: hotkey(key='ctrl hyper')", 'expected names of keys with spaces '
      'between them at character 20, got "ctrl hyper\')"'),
-    ("Action: hotkey(key='ctrl++')", 'expected names of keys with spaces '
-     'between them at character 20, got "ctrl++\')"'),
     # What the record refuses.
     ('Action: click()', 'expected click with point, got none, in the call at '
      'character 8'),
@@ -260,14 +270,10 @@ CALLS = ('click, left_double, right_single, drag, scroll, hotkey, type, wait, '
      'none, in the call at character 8'),
     ("Action: scroll(direction='in')", 'expected direction to be one of up, '
      "down, left, right, got 'in', in the call at character 8"),
-    ("Action: type(content='')", 'expected type with text, got none, in the '
-     'call at character 8'),
     ("Action: type(content='\0')", 'expected text to be 1 to 10000 characters '
      "that can be typed, got '\\x00', in the call at character 8"),
-    ("Action: hotkey(key='')", 'expected hotkey with keys, got none, in the '
+    ('Action: hotkey()', 'expected hotkey with keys, got none, in the '
      'call at character 8'),
-    ("Action: hotkey(key='a a')", 'expected keys to be 1 to 5 different names '
-     "of keys, got ('a', 'a'), in the call at character 8"),
     ('Action: ' + 'a' * 65_529, 'expected at most 65536 characters, got 65537'),
 ])
 def test_errors_name_the_place_and_what_was_expected(text, message):
@@ -289,6 +295,13 @@ def test_the_longest_text_is_read():
   action = Action(kind='type', text='\\' * 10_000)
   text = ui_tars.encode(action, convention='thousand')
   assert ui_tars.decode(text, convention='thousand') == ('', action)
+
+
+def test_a_backslash_and_n_at_the_end_cannot_be_said():
+  action = Action(kind='type', text='a\\n')
+  with pytest.raises(
+      ui_tars.UiTarsError, match='expected a text that does not end with a '):
+    ui_tars.encode(action, convention='thousand')
 
 
 def test_a_scroll_of_another_amount_cannot_be_said():
@@ -360,23 +373,15 @@ def _decode_mobile(call):
       f'Action: {call}', convention='thousand', platform='mobile')[1]
 
 
-MOBILE_CALLS = ('click, long_press, drag, scroll, type, open_app, press_home, '
-                'press_back, wait, finished')
-
-
 @pytest.mark.parametrize('call, message', [
-    ("hotkey(key='enter')", f'expected one of {MOBILE_CALLS} at character 8, '
-     'got "hotkey(key=\'enter\')"'),
-    ('call_user()', f"expected one of {MOBILE_CALLS} at character 8, got "
-     "'call_user()'"),
+    ("hotkey(key='ctrl c')", "expected one of the keys enter and home, got "
+     "('ctrl', 'c'), in the call at character 8"),
     ('open_app()', 'expected open_app with text, got none, in the call at '
      'character 8'),
     ("long_press(time='1')", 'expected long_press with point, got none, in '
      'the call at character 8'),
-    ("press_home(time='1')",
-     'expected ")" at character 19, got "time=\'1\')"'),
-    ("long_press(time='1', time='1')", 'expected one of start_box at '
-     'character 29, got "time=\'1\')"'),
+    ("scroll(start_box='(1,2)', end_box='(1,2)')", 'expected scroll with '
+     'direction, got none, in the call at character 8'),
 ])
 def test_errors_of_a_phones_calls(call, message):
   with pytest.raises(ui_tars.UiTarsError) as caught:
@@ -393,6 +398,7 @@ def test_each_platform_has_calls_of_its_own():
     @hypothesis.given(action_strategies.some_actions(
         amounts=st.just(5), kinds=actions.KINDS))
     def check(action):
+      hypothesis.assume(not action.text.endswith('\\n'))
       try:
         ui_tars.encode(action, convention='thousand', platform=platform)
       except ui_tars.UiTarsError as error:
@@ -407,6 +413,8 @@ def test_each_platform_has_calls_of_its_own():
 
 # Properties.
 
+SAID = action_strategies.texts.filter(  # see `ui_tars.encode`
+    lambda text: not text.endswith('\\n'))
 thoughts = st.just('') | action_strategies.texts | st.text(max_size=40)
 
 
@@ -420,7 +428,8 @@ def test_encode_then_decode_is_the_identity(convention, size, platform, kinds):
   @thousand_cases
   @hypothesis.given(
       action=action_strategies.some_actions(
-          action_strategies.grid_points(grid), amounts=st.just(5), kinds=kinds),
+          action_strategies.grid_points(grid), amounts=st.just(5), kinds=kinds,
+          typed=SAID),
       thought=thoughts)
   def check(action, thought):
     assert isinstance(action, Action) and isinstance(thought, str)
@@ -438,7 +447,8 @@ def test_encode_then_decode_is_the_identity(convention, size, platform, kinds):
 
 
 @thousand_cases
-@hypothesis.given(action=action_strategies.some_actions(amounts=st.just(5)))
+@hypothesis.given(action=action_strategies.some_actions(
+    amounts=st.just(5), typed=SAID))
 def test_any_point_moves_by_half_a_step_at_most(action):
   text = ui_tars.encode(action, convention='thousand')
   _, decoded = ui_tars.decode(text, convention='thousand')
@@ -454,7 +464,8 @@ def test_mutated_responses_raise_the_codecs_error_only(platform, kinds):
 
   @thousand_cases
   @hypothesis.given(
-      action=action_strategies.some_actions(amounts=st.just(5), kinds=kinds),
+      action=action_strategies.some_actions(
+          amounts=st.just(5), kinds=kinds, typed=SAID),
       cuts=st.tuples(st.integers(0, 200), st.integers(0, 200)),
       inserted=st.sampled_from(action_strategies.FRAGMENTS) |
       st.text(max_size=5))

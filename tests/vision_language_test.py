@@ -62,6 +62,12 @@ def made_policy(store):
   return vision_language.make_policy(make_config(), store.folder)
 
 
+@pytest.fixture(scope='module', name='phone')
+def made_phone_policy(store):
+  return vision_language.make_policy(
+      make_config(**{'policy.response_length': 80}), store.folder, 'mobile')
+
+
 @pytest.fixture(scope='module', name='tokenizer')
 def made_tokenizer():
   return tokenizer_lib.load()
@@ -168,6 +174,16 @@ _MATCHES = [
       "Action: left_double(start_box='(110,110)')"), (True, True, False)),
     (("Action: type(content='a  b ')", "Action: type(content='a b')",
       "Action: type(content='ab')"), (True, True, False)),
+    # A desktop knows Enter from none, and reads no answers.
+    (("Action: type(content='ab')", r"Action: type(content='ab\n')"),
+     (True, False)),
+    (("Action: finished(content='a')", 'Action: finished()'), (True, True)),
+    (("Action: scroll(start_box='(110,110)', direction='down')",
+      "Action: scroll(start_box='(110,190)', direction='down')",
+      "Action: scroll(start_box='(110,110)', direction='up')",
+      "Action: scroll(start_box='(290,290)', direction='down')",
+      "Action: scroll(start_box='(310,310)', direction='down')"),
+     (True, True, False, True, False)),
     (('nonsense', 'nonsense', 'Action: wait()'), (False, False, False)),
 ]
 
@@ -182,6 +198,25 @@ def test_candidates_match_what_does_the_same(made, texts, expected):
   np.testing.assert_array_equal(
       codec.matches(_stack([row] * 2), np.stack([tokens] * 2)),
       [expected] * 2)
+  np.testing.assert_array_equal(codec.matches(row, tokens), expected)
+
+
+@pytest.mark.parametrize('texts, expected', [
+    # A phone presses Enter anyway, reads answers, and draws the longer way.
+    (("Action: type(content='ab')", r"Action: type(content='ab\n')"),
+     (True, True)),
+    (("Action: finished(content='a')", "Action: finished(content='b')",
+      "Action: answer(content='a')"), (True, False, True)),
+    (("Action: drag(start_box='(500,700)', end_box='(500,300)')",
+      "Action: drag(start_box='(400,800)', end_box='(450,300)')",
+      "Action: drag(start_box='(500,300)', end_box='(500,700)')",
+      "Action: scroll(direction='down')"), (True, True, False, True)),
+    (("Action: open_app(app_name='$(x)')",) * 2, (False, False)),
+])
+def test_candidates_of_a_phone_match_as_it_gets_them(phone, texts, expected):
+  _, codec = phone
+  row = _observe(codec, 0)
+  tokens = np.stack([codec.encode(row, text) for text in texts])
   np.testing.assert_array_equal(codec.matches(row, tokens), expected)
 
 
@@ -266,6 +301,48 @@ def test_scores_are_those_of_the_sampler(made):
   assert np.asarray(sample.log_probs).min() < -1.
 
 
+def _fit(folder, **changes):
+  """The tiny checkpoint of the tests as if it knew the real vocabulary."""
+  values = json.loads(
+      (qwen_vl_examples.DATA / 'qwen2_5_vl_tied' / 'config.json').read_text())
+  return _save_checkpoint(
+      folder, vocab_size=151_657, image_token_id=tokenizer_lib.special_id(
+          tokenizer_lib.load(), tokenizer_lib.IMAGE),
+      text_config=(values.get('text_config') or {}) | {'vocab_size': 151_657},
+      **changes)
+
+
+def test_a_folder_chooses_prompt_pixels_lengths_and_stops(
+    store, tmp_path, capsys):
+  folder = _fit(tmp_path / 'a')
+  (folder / 'generation_config.json').write_text('{"eos_token_id": [151644]}')
+  (folder / 'preprocessor_config.json').write_text('{"max_pixels": 78400}')
+  config = make_config()
+  common.add_large_model(config)
+  config.policy.checkpoint = str(folder)
+  config.policy.screen_size = (84, 56)
+  checks.check_config(config)
+  _, codec = vision_language.make_policy(config, store.folder)
+  owner = codec.observe.__self__
+  assert codec.num_tokens == 400 and len(owner.stops) == 3
+  assert owner._sizes.convention == 'pixels'
+  row = _observe(codec, 0)
+  text = owner._tokenizer.decode(owner._vocabulary.widen(
+      row['prompt'][row['prompt'] >= 0]), skip_special_tokens=False)
+  assert 'Write a small plan' in text and 'long_press' not in text
+  assert len(row['prompt']) > 2048
+  world = worlds.make_world(config, workdir=tmp_path)
+  assert {'convention': 'pixels', 'min_pixels': 78_400, 'max_pixels': 78_400
+          }.items() <= world.make_env.keywords.items()
+  assert not capsys.readouterr().err
+  config.policy.version = 'ui_tars_dpo'
+  _, codec = vision_language.make_policy(config, store.folder)
+  assert codec.num_tokens == 128
+  said = capsys.readouterr().err
+  assert said.startswith("expected policy.convention 'pixels'")
+  assert said.count('\n') == 1
+
+
 # Mistakes.
 
 
@@ -311,13 +388,7 @@ def test_a_tokenizer_of_another_model_is_refused(store, tmp_path):
 
 
 def test_weights_that_are_missing_or_damaged_are_refused(store, tmp_path):
-  values = json.loads(
-      (qwen_vl_examples.DATA / 'qwen2_5_vl_tied' / 'config.json').read_text())
-  folder = _save_checkpoint(
-      tmp_path / 'a', vocab_size=151_657,
-      image_token_id=tokenizer_lib.special_id(
-          tokenizer_lib.load(), tokenizer_lib.IMAGE),
-      text_config=(values.get('text_config') or {}) | {'vocab_size': 151_657})
+  folder = _fit(tmp_path / 'a')
   assert 'of shape' in _refusal(folder, store)
   (folder / 'model.safetensors').write_bytes(b'nothing of the kind')
   assert _refusal(folder, store)
@@ -348,7 +419,8 @@ def test_a_missing_package_is_named(package, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize('changes, message', [
     ({'method': 'trajectory_grpo'}, 'a prompt for each step'),
-    ({'policy.prompt': 'long'}, 'ui_tars, short'),
+    ({'policy.prompt': 'long'}, 'ui_tars, short, ui'),
+    ({'policy.version': 'ui_tars'}, 'auto, ui_tars_dpo'),
     ({'policy.convention': 'inches'}, 'thousand, pixels'),
     ({'policy.dtype': 'float16'}, 'float32, bfloat16'),
     ({'policy.prompt_length': 0}, 'at least 1'),

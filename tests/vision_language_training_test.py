@@ -137,7 +137,7 @@ def _paper(config, tmp_path, fake, **changes):
       'env.arguments.addresses': (fake.address,),
       'policy.checkpoint': str(tmp_path / 'model'),
       'policy.response_length': 8, 'policy.prompt_length': 480,
-      'policy.acting_batch_size': 2, **changes})
+      'policy.min_pixels': 56 * 56, 'policy.acting_batch_size': 2, **changes})
   return config
 
 
@@ -181,7 +181,7 @@ def test_the_paper_s_experiment_runs_on_a_fake_phone(tmp_path):
   _, codec = policies.make_policy(config, world)
   text = "Action: long_press(start_box='<|box_start|>(1,2)<|box_end|>')"
   tokens = np.concatenate([codec.encode(None, text)] * 2).reshape(1, 2, -1)
-  row = {'element_box': np.zeros((1, 48, 4))}
+  row = {'element_box': np.zeros((1, 48, 4)), 'size': np.array([[240, 540]])}
   assert codec.matches(row, tokens).all(), 'it reads the calls of a phone'
 
 

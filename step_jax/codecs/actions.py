@@ -22,10 +22,11 @@ Point = tuple[float, float]  # x, y
 Box = tuple[float, float, float, float]  # left, top, width, height
 
 MAX_TEXT = 10_000  # characters
-MAX_KEYS = 5
+MAX_KEYS = 16
 MAX_AMOUNT = 100
 DIRECTIONS = ('up', 'down', 'left', 'right')
 TOLERANCE = .014  # 14 pixels where the screen has 1000
+SCROLL_TOLERANCE = .1  # what scrolls is large
 
 MODIFIERS = ('ctrl', 'alt', 'altright', 'shift', 'win')
 KEYS = frozenset((
@@ -96,7 +97,8 @@ class Action:
   direction: str = ''  # scroll: one of DIRECTIONS, where the view goes
   amount: int = 0  # scroll: notches of the wheel
   text: str = ''  # type: '\n' is Enter; open_app: its name; done: an answer
-  keys: tuple[str, ...] = ()  # hotkey: of KEYS, pressed in this order
+  # hotkey: of KEYS, held in this order; one that comes again is pressed again.
+  keys: tuple[str, ...] = ()
 
   def __post_init__(self) -> None:
     if not isinstance(self.kind, str) or self.kind not in _ARGUMENTS:
@@ -122,7 +124,7 @@ def _check_argument(name: str, value: Any) -> None:
       'direction': f'one of {", ".join(DIRECTIONS)}',
       'amount': f'a whole number from 1 to {MAX_AMOUNT}',
       'text': f'1 to {MAX_TEXT} characters that can be typed',
-      'keys': f'1 to {MAX_KEYS} different names of keys',
+      'keys': f'1 to {MAX_KEYS} names of keys',
   }[name]
   if name in ('point', 'end'):
     good = isinstance(value, tuple) and len(value) == 2 and all(
@@ -136,8 +138,7 @@ def _check_argument(name: str, value: Any) -> None:
         len(value) <= MAX_TEXT and not _UNTYPEABLE.search(value))
   else:
     good = isinstance(value, tuple) and len(value) <= MAX_KEYS and all(
-        isinstance(key, str) and key in KEYS for key in value) and (
-            len(set(value)) == len(value))
+        isinstance(key, str) and key in KEYS for key in value)
   if not good:
     raise ActionError(
         f'expected {name} to be {expected}, got {describe(value)}')
@@ -193,16 +194,39 @@ def to_pixel(point: Point, screen_size: tuple[int, int]) -> tuple[int, int]:
   return x, y
 
 
+def finger_direction(
+    start: Point | None, end: Point | None, size: tuple[int, int]) -> str:
+  """Returns where the view goes when a finger draws it; '' is nowhere.
+
+  Args:
+    start: where the finger goes down; None is nowhere.
+    end: where it goes up, likewise.
+    size: (width, height), by which the longer axis decides.
+
+  >>> finger_direction((.5, .9), (.6, .3), (1080, 2400))
+  'down'
+  """
+  if start is None or end is None or start == end:
+    return ''
+  across, down = ((b - a) * side for a, b, side in zip(
+      start, end, size, strict=True))
+  if abs(across) > abs(down):
+    return 'left' if across > 0 else 'right'
+  return 'up' if down > 0 else 'down'
+
+
 def matches(a: Action | None, b: Action | None, *,
             tolerance: float = TOLERANCE,
-            boxes: Sequence[Box] | None = None) -> bool:
-  """Whether two answers to one screen are the same action.
+            boxes: Sequence[Box] | None = None,
+            answers: bool = True) -> bool:
+  """Whether two answers to one screen are the same action to the world.
 
   They are if kind and canonical arguments are equal: text with white space
-  trimmed and collapsed, the modifiers that a hotkey begins with in any order.
-  The points of clicks, presses and scrolls are equal if they fall on the same
-  element; where neither falls on one, and for both ends of a drag, if they are
-  no further apart than the tolerance.
+  trimmed and collapsed but for an Enter at its end, the modifiers that a hotkey
+  begins with in any order. The points of clicks and presses are equal if they
+  fall on the same element; where neither falls on one, and for both ends of a
+  drag, if they are no further apart than the tolerance. Those of scrolls are if
+  they fall on the same element or are no further apart than SCROLL_TOLERANCE.
 
   Args:
     a: None, for an answer that does not parse, matches nothing.
@@ -210,6 +234,7 @@ def matches(a: Action | None, b: Action | None, *,
     tolerance: distance in fractions of the screen.
     boxes: of the elements, in such fractions; of several that hold a point
       the smallest counts, of equal ones the last.
+    answers: whether the world reads the text of `done`.
 
   Returns:
     True if they match. This is symmetric, but not transitive.
@@ -223,20 +248,27 @@ def matches(a: Action | None, b: Action | None, *,
   """
   if not tolerance >= 0:
     raise ValueError(f'expected a tolerance of at least 0, got {tolerance}')
-  if a is None or b is None or _canonical(a) != _canonical(b):
+  if a is None or b is None or (
+      _canonical(a, answers) != _canonical(b, answers)):
     return False
   shown = () if a.kind == 'drag' or boxes is None else boxes
+  if a.kind == 'scroll' and _same_place(
+      a.point, b.point, max(tolerance, SCROLL_TOLERANCE), ()):
+    return True
   return _same_place(a.point, b.point, tolerance, shown) and (
       _same_place(a.end, b.end, tolerance, ()))
 
 
-def _canonical(action: Action) -> tuple[Any, ...]:
+def _canonical(action: Action, answers: bool) -> tuple[Any, ...]:
   count = 0
   while count < len(action.keys) and action.keys[count] in MODIFIERS:
     count += 1
   keys = (*sorted(action.keys[:count]), *action.keys[count:])
   text = ' '.join(action.text.split())
-  return action.kind, action.direction, action.amount, text, keys
+  if action.kind == 'done' and not answers:
+    text = ''
+  enters = action.kind == 'type' and action.text.endswith('\n')
+  return action.kind, action.direction, action.amount, text, enters, keys
 
 
 def _same_place(a: Point | None, b: Point | None, tolerance: float,

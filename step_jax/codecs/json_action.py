@@ -9,7 +9,9 @@ server (android_world/env/actuation.py):
   scroll     of half a screen, from the middle: direction is where the view
              goes. x and y are carried, and ignored by the server
   swipe      a drag over the whole screen, through its middle: 'down' and 'up'
-             are where the finger goes; 'left' goes right, and 'right' left
+             are where the finger goes; 'left' goes right, and 'right' left.
+             A drag is the swipe along its longer axis where it begins at an
+             edge and crosses half the screen, and else the scroll
   input_text types, without accents and what is not ASCII, and always presses
              Enter at the end. So it is read as text that ends with '\\n', and
              text without that is written as text with it
@@ -20,8 +22,8 @@ server (android_world/env/actuation.py):
 
 What no action of ours stands for is an error: an index of an element, a place
 or clear_text with input_text, unknown. So is what these dictionaries cannot
-say: right clicks, keys, other drags than the four swipes, scrolls of another
-amount than `SCROLL_AMOUNT`.
+say: right clicks, keys, drags to where they began, scrolls of another amount
+than `SCROLL_AMOUNT`.
 
 The server hands texts to a shell on the phone. Names of apps it does not
 escape: one with other signs than letters, digits, ' .+-', or with what looks
@@ -68,6 +70,9 @@ _STATUS = {'complete': 'done', 'infeasible': 'fail'}
 _SWIPES: dict[str, tuple[actions.Point, actions.Point]] = {
     'down': ((.5, 0.), (.5, 1.)), 'up': ((.5, 1.), (.5, 0.)),
     'left': ((0., .5), (1., .5)), 'right': ((1., .5), (0., .5))}
+# The swipe that draws the view where a scroll of this direction goes.
+_DRAWING = {'up': 'down', 'down': 'up', 'left': 'left', 'right': 'right'}
+_EDGE = .02  # of the screen: what begins there is drawn in from outside
 # After a space no digit, as in a number of events, and no option.
 _APP_NAME = re.compile(r'\w(?:[\w.+-]| (?!\d|-\w))*')
 _NOT_MISREAD = str.maketrans('', '', '"$`\\')  # in an answer
@@ -203,8 +208,9 @@ def encode(action: actions.Action, *,
   """Writes what says an action, for AndroidWorld's server to take in turn.
 
   `decode` reads the same action from it, points being moved to the nearest
-  pixel of the screen, text that does not end with '\\n' getting it, and texts
-  being what a shell cannot misread; see the module. It refuses text that has
+  pixel of the screen, drags being swipes or scrolls, text that does not end
+  with '\\n' getting it, and texts being what a shell cannot misread; see the
+  module. It refuses text that has
   grown beyond `actions.MAX_TEXT` so.
 
   Args:
@@ -233,7 +239,8 @@ def encode(action: actions.Action, *,
           f'got {action.amount}')
     return [command('scroll', direction=action.direction, **place)]
   if action.kind == 'drag':
-    return [command('swipe', direction=_swipe(action, screen_size))]
+    name, direction = _gesture(action, screen_size)
+    return [command(name, direction=direction)]
   if action.kind == 'type':
     text = unicodedata.normalize('NFKD', action.text.removesuffix('\n'))
     return [command('input_text', text=text) if text
@@ -253,14 +260,33 @@ def encode(action: actions.Action, *,
       f'expected an action that AndroidWorld knows, got {action.kind}')
 
 
-def _swipe(action: actions.Action, screen_size: tuple[int, int]) -> str:
-  """The direction whose drag is this one to the nearest pixel."""
-  def pixels(*points: actions.Point | None) -> list[tuple[int, int]]:
-    return [actions.to_pixel(point, screen_size) for point in points if point]
+def received(action: actions.Action | None, *,
+             screen_size: tuple[int, int]) -> actions.Action | None:
+  """What a phone makes of an action; None if it does nothing.
 
-  for direction, points in _SWIPES.items():
-    if pixels(action.point, action.end) == pixels(*points):
-      return direction
-  raise JSONActionError(
-      'expected a drag through the middle from one edge of the screen to the '
-      f'other, got one from {action.point} to {action.end}')
+  Args:
+    action: None for none.
+    screen_size: (width, height) of the screenshot in pixels.
+  """
+  if action is None:
+    return None
+  try:
+    return decode(
+        encode(action, screen_size=screen_size), screen_size=screen_size)
+  except JSONActionError:
+    return None
+
+
+def _gesture(
+    action: actions.Action, screen_size: tuple[int, int]) -> tuple[str, str]:
+  """The type and direction of a drag."""
+  view = actions.finger_direction(action.point, action.end, screen_size)
+  if not view or action.point is None or action.end is None:
+    raise JSONActionError(
+        f'expected a drag to another place, got one to {action.end}')
+  axis = int(view in ('up', 'down'))
+  start, length = action.point[axis], abs(action.end[axis] - action.point[axis])
+  from_edge = start if view in ('up', 'left') else 1 - start
+  if from_edge <= _EDGE and length >= .5:
+    return 'swipe', _DRAWING[view]
+  return 'scroll', view

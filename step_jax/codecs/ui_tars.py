@@ -9,19 +9,29 @@ any order:
   drag(start_box=point, end_box=point)        drag
   scroll(direction=word[, start_box=point])   scroll, 5 notches as upstream does
   hotkey(key=keys)                            hotkey
-  type(content=text)                          type; a last \\n is Enter
+  type(content=text)                          type; a last \\n is Enter, and so
+                                              is one behind two backslashes
   wait()                                      wait
   finished([content=text])                    done
   call_user()                                 fail: OSWorld's agent of UI-TARS
                                               answers FAIL, "infeasible", to it
 
-and these on a phone (platform 'mobile'), where nothing says fail:
+and these on a phone (platform 'mobile'):
 
-  click, drag, scroll, type, wait, finished   as above
+  click, drag, type, wait, finished,          as above
+  call_user
+  scroll                                      as above, or of two points, from
+                                              start_box to end_box: the finger
+                                              goes along the longer axis, and
+                                              the view goes the other way
   long_press(start_box=point[, time=text])    long_press; its time is ignored
   open_app(app_name=text)                     open_app
   press_home()                                press_home
   press_back()                                press_back
+
+Other names are read, too, and never written: `_ALSO_READ`. A direction is the
+first of up, down, left and right that stands in the word. Texts and keys that
+are empty are a `wait`: they do nothing.
 
 UI-TARS-DPO counts coordinates in thousandths of the screen and wraps them in
 box tokens (convention 'thousand'); UI-TARS 1.5 counts pixels of the picture
@@ -39,6 +49,7 @@ Platform = Literal['desktop', 'mobile']
 
 MAX_LENGTH = 65_536  # characters of a response
 SCROLL_AMOUNT = 5  # wheel notches
+_WRITTEN_ENTER = '\\n'  # a backslash and n
 
 _DESKTOP: ui_tars_grammar.Calls = {
     'click': ('click', {'start_box': 'point'}),
@@ -54,20 +65,43 @@ _DESKTOP: ui_tars_grammar.Calls = {
 }
 _MOBILE: ui_tars_grammar.Calls = {
     'click': _DESKTOP['click'],
-    'long_press': ('long_press', {'start_box': 'point', 'time': ''}),
+    'long_press': ('long_press', {'start_box': 'point'}),
     'drag': _DESKTOP['drag'],
-    'scroll': _DESKTOP['scroll'],
+    'scroll': ('scroll', {
+        'start_box': 'point', 'end_box': 'end', 'direction': 'direction'}),
     'type': _DESKTOP['type'],
     'open_app': ('open_app', {'app_name': 'text'}),
     'press_home': ('press_home', {}),
     'press_back': ('press_back', {}),
     'wait': _DESKTOP['wait'],
     'finished': _DESKTOP['finished'],
+    'call_user': _DESKTOP['call_user'],
 }
-_CALLS = {'desktop': _DESKTOP, 'mobile': _MOBILE}
+_ALSO_READ: dict[str, ui_tars_grammar.Calls] = {
+    'desktop': {
+        'left_single': _DESKTOP['click'],
+        'left_click': _DESKTOP['click'],
+        'double_click': _DESKTOP['left_double'],
+        'right_click': _DESKTOP['right_single'],
+        'select': _DESKTOP['drag'],
+        'press': _DESKTOP['hotkey'],
+    },
+    'mobile': {
+        'left_single': _DESKTOP['click'],
+        'answer': _DESKTOP['finished'],
+        'hotkey': _DESKTOP['hotkey'],
+        'press': _DESKTOP['hotkey'],
+        'press_enter': ('press_enter', {}),
+    },
+}
+_PHONE_KEYS = {
+    ('enter',): ('type', {'text': '\n'}), ('home',): ('press_home', {})}
+_WRITTEN = {'desktop': _DESKTOP, 'mobile': _MOBILE}
+_CALLS = {platform: calls | _ALSO_READ[platform]
+          for platform, calls in _WRITTEN.items()}
 _NAMES = {
     platform: {kind: (name, names) for name, (kind, names) in calls.items()}
-    for platform, calls in _CALLS.items()}
+    for platform, calls in _WRITTEN.items()}
 
 
 def decode(text: str, *, convention: Convention,
@@ -78,7 +112,8 @@ def decode(text: str, *, convention: Convention,
   Args:
     text: what the model wrote.
     convention: how it counts coordinates.
-    image_size: (width, height) of the picture it saw, for 'pixels'.
+    image_size: (width, height) of the picture it saw, for 'pixels', and for
+      the longer axis of a scroll from point to point; without it of a square.
     platform: whose calls it knows.
 
   Returns:
@@ -98,14 +133,46 @@ def decode(text: str, *, convention: Convention,
     raise UiTarsError(
         f'expected at most {MAX_LENGTH} characters, got {len(text)}')
   response = ui_tars_grammar.parse(text, grid, _CALLS[platform])
-  fields = response.fields
-  if response.kind == 'scroll':
-    fields = fields | {'amount': SCROLL_AMOUNT}
   try:
-    return response.thought, actions.Action(kind=response.kind, **fields)
+    return response.thought, _action(
+        response.kind, response.fields, platform, image_size or grid)
   except actions.ActionError as error:
     raise UiTarsError(
         f'{error}, in the call at character {response.position}') from None
+
+
+def _action(kind: str, fields: dict[str, Any], platform: str,
+            size: tuple[int, int]) -> actions.Action:
+  """What a call comes to."""
+  if kind == 'scroll':
+    return actions.Action(kind=kind, amount=SCROLL_AMOUNT, **_scroll(
+        fields, size))
+  if kind == 'press_enter':
+    kind, fields = 'hotkey', {'keys': ('enter',)}
+  if kind in ('hotkey', 'type') and not all(fields.values()):
+    return actions.Action(kind='wait')
+  if kind == 'hotkey' and fields and platform == 'mobile':
+    if fields['keys'] not in _PHONE_KEYS:
+      raise actions.ActionError(
+          f'expected one of the keys enter and home, got {fields["keys"]}')
+    kind, fields = _PHONE_KEYS[fields['keys']]
+  if kind == 'type' and fields.get('text', '').endswith(_WRITTEN_ENTER):
+    text = fields['text'].removesuffix(_WRITTEN_ENTER)
+    fields = fields | {'text': text + '\n'}
+  return actions.Action(kind=kind, **fields)
+
+
+def _scroll(fields: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+  """The fields of a scroll: a finger draws the view the other way."""
+  rest = {name: value for name, value in fields.items()
+          if name in ('point', 'direction')}
+  if 'direction' in rest:
+    word = rest['direction'].strip().lower()
+    found = [other for other in actions.DIRECTIONS if other in word]
+    return rest | {'direction': found[0] if found else word}
+  direction = actions.finger_direction(
+      fields.get('point'), fields.get('end'), size)
+  return rest | ({'direction': direction} if direction else {})
 
 
 def read(text: str, **form: Any) -> actions.Action | None:
@@ -144,7 +211,8 @@ def encode(action: actions.Action, *, thought: str = '',
 
   Raises:
     UiTarsError: for a kind that the platform has no call for, a scroll of
-      another amount than 5, or a thought with which the response is too long.
+      another amount than 5, a text to type that ends with a backslash and n,
+      which would be Enter, or a thought with which the response is too long.
     ValueError: for another convention or platform, or a missing image_size.
   """
   grid = _grid(convention, image_size, platform)
@@ -154,10 +222,13 @@ def encode(action: actions.Action, *, thought: str = '',
   if action.kind == 'scroll' and action.amount != SCROLL_AMOUNT:
     raise UiTarsError(f'expected a scroll of {SCROLL_AMOUNT} notches, '
                       f'got {action.amount}')
+  if action.kind == 'type' and action.text.endswith(_WRITTEN_ENTER):
+    raise UiTarsError('expected a text that does not end with a backslash and '
+                      'n, which is read as Enter')
   name, fields = _NAMES[platform][action.kind]
   arguments = []
   for argument, field in fields.items():
-    value = getattr(action, field) if field else None
+    value = getattr(action, field)
     if value:
       written = _write(value, field, grid, convention)
       arguments.append(f"{argument}='{written}'")

@@ -1,37 +1,68 @@
 """The grammar of a response of UI-TARS; `ui_tars` says what calls mean.
 
-  response  = ["Thought:" thought line-break] "Action:" call
-  call      = name "(" [argument {"," argument}] ")"
-  argument  = name "=" quote value quote
-  point     = ["<|box_start|>"] "(" number "," number ")" ["<|box_end|>"]
-  keys      = name {(" " | "+") name}
+  response  = thought "Action:" call [more]
+  call      = name "(" [argument {"," argument}] [")"]
+  argument  = name "=" (quote value quote | value)
+  point     = two numbers, or four, whose middle counts, in or without ( ) [ ]
+              and the tags <|box_start|> <|box_end|> <point> <bbox>
+  keys      = name {(" " | "+" | "-" | ",") name}
 
-White space may stand around every sign. The action is what follows the last
-line that begins with "Action:". In a text a backslash may stand before a
-backslash, either quote, n or t, and is itself before anything else. As models
-forget it, a quote that neither "," nor ")" follows is part of the text.
+White space may stand around every sign. The thought is what precedes, without
+the label "Thought:", the last line that begins with "Action:", signs such as
+"**" apart, or else a last "Action:" in a line that stands in no argument. More
+calls, a full stop or tokens may follow a call, and are not read. Arguments of
+other names are not, either.
+
+In a text a backslash may stand before a backslash, either quote, n or t, and is
+itself before anything else. As models forget it, a text is closed by the first
+quote that a parenthesis and the end of the response, or another call, follow;
+or else by the last that a parenthesis follows.
 """
 
-import string
+from collections.abc import Iterator
+import re
 from typing import Any, NamedTuple, NoReturn
 
 from step_jax.codecs import actions
 
-# The kind of each call, and the field of each argument, '' for none.
+# The kind of each call, and the field of each argument.
 Calls = dict[str, tuple[str, dict[str, str]]]
 
 _BOX_START, _BOX_END = '<|box_start|>', '<|box_end|>'
-_DIGITS = frozenset(string.digits)
-_LETTERS = frozenset(string.ascii_lowercase + '_')
+_ACTION = re.compile(r'(?:\*\*)?\b[Aa]ction\**\s?[:：]')
+_LINE = re.compile(r'^[^\w\n]*[Aa]ction\**\s?[:：](?=\s*\S)', re.MULTILINE)
+_THOUGHT = re.compile(r'[\s`*#]*[Tt]hought\**\s?[:：](?:\*\*)?')
+_MAX_MARKERS = 16  # that are tried, from the last one back
+_BEFORE_CALL = re.compile(r'[\s*]*(?:`+(?:python\b)?)?\s*')
+_NAME = re.compile('[A-Za-z_]+')
+_OTHER_ARGUMENTS = {
+    'point': 'start_box', 'start_point': 'start_box', 'end_point': 'end_box',
+    'hotkey': 'key', 'press': 'key', 'keys': 'key', 'text': 'content',
+    'content': 'app_name'}
+
+_QUOTES = {"'": "'", '"': '"', '‘': '’', '“': '”'}
 _ESCAPES = {'\\': '\\', "'": "'", '"': '"', 'n': '\n', 't': '\t'}
 _ESCAPED = str.maketrans({
     character: '\\' + letter for letter, character in _ESCAPES.items()})
+_ESCAPE = re.compile(r'\\([\\\'"nt])')
+_CLOSES = re.compile(r'\s*(?:[,)]|\Z)')  # behind the quote of a short value
+_CLOSES_TEXT = re.compile(r'\s*(?:\)|\Z)')
+
+_NUMBER = re.compile(r'[0-9]+(?:\.[0-9]+)?')
+_SIGNS = '()[],， \t\n'  # around and between numbers
+_TAG = re.compile(r'<(?:\|box_(?:start|end)\||/?(?:point|bbox))>')
+_BARE_POINT = re.compile(
+    r'\([^()]*\)|\[[^][]*\]|<[^<>]*>[^<>]*<[^<>]*>')  # each closes itself
+_BARE = re.compile(r'[^\s,()\'"]+')
+
+_BETWEEN_KEYS = re.compile(r'(?<=\w),\s+|\s+|(?<=\S)[-+,](?=\S)')
+_ARROW = re.compile(
+    r'\b(?:arrow[ _-]?(up|down|left|right)|(up|down|left|right)[ _-]?arrow)\b')
+_IN_TWO_WORDS = re.compile(
+    r'\b(page|caps|num|scroll|print)[ _-](up|down|lock|screen)\b')
 _KEY_NAMES = {
-    'arrowup': 'up', 'arrowdown': 'down', 'arrowleft': 'left',
-    'arrowright': 'right', 'control': 'ctrl', 'cmd': 'win', 'meta': 'win',
-    'super': 'win', 'windows': 'win', 'page_up': 'pageup',
-    'page_down': 'pagedown', 'spacebar': 'space', 'caps_lock': 'capslock',
-    'plus': '+'}
+    'control': 'ctrl', 'cmd': 'win', 'meta': 'win', 'super': 'win',
+    'windows': 'win', 'spacebar': 'space', 'plus': '+', 'minus': '-'}
 
 
 class UiTarsError(actions.ActionError):
@@ -60,8 +91,24 @@ def parse(text: str, grid: tuple[int, int], calls: Calls) -> Response:
   Raises:
     UiTarsError: names the character and what was expected there.
   """
-  thought, start = _split(text)
-  return _Parser(text, start, grid, calls).parse_call(thought)
+  *_, first = 0, *(line.start() for line in _LINE.finditer(text))
+  markers = [*_ACTION.finditer(text, first)][-_MAX_MARKERS:]
+  if not markers:
+    _fail(text, 0, '"Action:" and a call')
+  response, error, end = None, None, 0
+  for marker in markers:
+    if marker.start() < end:  # in an argument
+      continue
+    parser = _Parser(text, marker.end(), grid, calls)
+    try:
+      response = parser.parse_call(_thought(text[:marker.start()]))
+      end = parser.position
+    except UiTarsError as wrong:
+      error = wrong
+  if response is None:
+    assert error is not None
+    raise error
+  return response
 
 
 def write_point(x: int, y: int, *, boxed: bool) -> str:
@@ -84,18 +131,9 @@ def escape(text: str) -> str:
   return text.translate(_ESCAPED)
 
 
-def _split(text: str) -> tuple[str, int]:
-  """Returns the thought and where the call begins."""
-  start = len(text) - len(text.lstrip())
-  line = text.rfind('\nAction:', start)
-  if line >= 0:
-    if not text.startswith('Thought:', start):
-      _fail(text, start, '"Thought:" before the line "Action:"')
-    thought = text[start + len('Thought:'):line].strip()
-    return thought, line + len('\nAction:')
-  if not text.startswith('Action:', start):
-    _fail(text, start, 'a line that begins with "Action:"')
-  return '', start + len('Action:')
+def _thought(text: str) -> str:
+  label = _THOUGHT.match(text)
+  return text[label.end() if label else 0:].strip()
 
 
 def _fail(text: str, position: int, expected: str) -> NoReturn:
@@ -111,129 +149,125 @@ class _Parser:
 
   def __init__(self, text: str, position: int, grid: tuple[int, int],
                calls: Calls):
+    self.position = position
     self._text = text
-    self._position = position
     self._grid = grid
     self._calls = calls
 
   def parse_call(self, thought: str) -> Response:
-    self._skip_space()
-    start = self._position
-    name = self._read_while(_LETTERS)
+    self._match(_BEFORE_CALL)
+    start = self.position
+    name = self._match(_NAME).lower()
     if name not in self._calls:
       _fail(self._text, start, f'one of {", ".join(self._calls)}')
     kind, fields = self._calls[name]
     arguments: dict[str, Any] = {}
     self._expect('(')
-    while not self._accept(')'):
-      if arguments:
-        self._expect(',')
-      self._skip_space()
+    while not self._accept(')') and self.position < len(self._text):
       self._parse_argument(fields, arguments)
-    self._skip_space()
-    if self._position < len(self._text):
-      _fail(self._text, self._position, 'the end of the response')
+      self._accept(',')
     arguments.pop('', None)
     return Response(thought, kind, arguments, start)
 
   def _parse_argument(self, fields: dict[str, str],
                       arguments: dict[str, Any]) -> None:
-    start = self._position
-    name = self._read_while(_LETTERS)
-    if name not in fields or fields[name] in arguments:
-      free = [other for other, field in fields.items()
-              if field not in arguments]
-      _fail(self._text, start, f'one of {", ".join(free)}' if free else '")"')
-    field = fields[name]
+    self._skip_space()
+    start = self.position
+    name = self._match(_NAME).lower()
+    name = name if name in fields else _OTHER_ARGUMENTS.get(name, name)
+    field = fields.get(name, '')
+    if not name or (field and field in arguments):
+      _fail(self._text, start, 'an argument, each once')
     self._expect('=')
     self._skip_space()
-    quote = self._text[self._position:self._position + 1]
-    if quote not in ("'", '"'):
-      _fail(self._text, self._position, 'a quote')
-    self._position += 1
+    quote = _QUOTES.get(self._text[self.position:self.position + 1], '')
+    self.position += len(quote)
+    start = self.position
+    if quote:
+      value = self._read_quoted(quote, field == 'text')
+    else:
+      value = self._match(
+          _BARE_POINT if field in ('point', 'end') else _BARE)
+      if not value:
+        _fail(self._text, start, 'a quote')
     if field in ('point', 'end'):
-      arguments[field] = self._parse_point()
-      self._expect(quote)
-      return
-    start = self._position
-    value = self._read_text(quote)
-    if field == 'direction':
-      arguments[field] = value.strip().lower()
+      if value.strip():
+        arguments[field] = self._read_point(value, start)
     elif field == 'keys':
-      arguments[field] = self._parse_keys(value, start)
+      arguments[field] = self._read_keys(value, start)
     else:
       arguments[field] = value
 
-  def _parse_point(self) -> actions.Point:
-    self._accept(_BOX_START)
-    self._expect('(')
-    x = self._parse_number(self._grid[0])
-    self._expect(',')
-    y = self._parse_number(self._grid[1])
-    self._expect(')')
-    self._accept(_BOX_END)
-    return x, y
+  def _read_point(self, value: str, start: int) -> actions.Point:
+    value = _TAG.sub(' ', value)
+    numbers = [float(number) for number in _NUMBER.findall(value)]
+    if len(numbers) not in (2, 4) or _NUMBER.sub('', value).strip(_SIGNS):
+      _fail(self._text, start, 'a point such as (1,2)')
+    point = []
+    for axis, size in enumerate(self._grid):
+      ends = numbers[axis::2]
+      if max(ends) > size:
+        _fail(self._text, start, f'a point from (0,0) to {self._grid}')
+      # To a step, as it is written.
+      point.append(actions.from_grid(round(sum(ends) / len(ends)), size))
+    return point[0], point[1]
 
-  def _parse_number(self, size: int) -> float:
-    self._skip_space()
-    start = self._position
-    digits = self._read_while(_DIGITS)
-    # As many digits as the largest has, as `int` has a limit of its own.
-    if not digits or len(digits) > len(str(size)) or int(digits) > size:
-      _fail(self._text, start, f'a whole number from 0 to {size}')
-    return actions.from_grid(int(digits), size)
-
-  def _parse_keys(self, value: str, start: int) -> tuple[str, ...]:
-    value = value.lower().replace('page up', 'pageup')
-    value = value.replace('page down', 'pagedown')
+  def _read_keys(self, value: str, start: int) -> tuple[str, ...]:
+    value = _IN_TWO_WORDS.sub(r'\1\2', _ARROW.sub(r'\1\2', value.lower()))
     keys = []
-    for word in value.split():
-      for name in [word] if len(word) == 1 else word.split('+'):
-        try:
-          keys.append(actions.canonical_key(_KEY_NAMES.get(name, name)))
-        except actions.ActionError:
-          _fail(self._text, start,
-                'names of keys with spaces between them')
+    for name in filter(None, _BETWEEN_KEYS.split(value)):
+      try:
+        keys.append(actions.canonical_key(_KEY_NAMES.get(name, name)))
+      except actions.ActionError:
+        _fail(self._text, start, 'names of keys with spaces between them')
     return tuple(keys)
 
-  def _read_text(self, quote: str) -> str:
-    """Returns the unescaped text and moves behind its closing quote."""
-    characters: list[str] = []
-    while self._position < len(self._text):
-      character = self._text[self._position]
-      self._position += 1
-      if character == quote and self._closes():
-        return ''.join(characters)
-      following = self._text[self._position:self._position + 1]
-      if character == '\\' and following in _ESCAPES:
-        character = _ESCAPES[following]
-        self._position += 1
-      characters.append(character)
-    _fail(self._text, self._position, f'the closing {quote}')
+  def _read_quoted(self, quote: str, is_text: bool) -> str:
+    """Returns the unescaped value and moves behind its closing quote."""
+    start, end = self.position, -1
+    for place in self._quotes(quote):
+      if not is_text and _CLOSES.match(self._text, place + 1):
+        end = place
+        break
+      if is_text and _CLOSES_TEXT.match(self._text, place + 1):
+        end = place
+        if self._ends(place + 1):
+          break
+    if end < 0:
+      _fail(self._text, len(self._text), f'the closing {quote}')
+    self.position = end + 1
+    return _ESCAPE.sub(
+        lambda match: _ESCAPES[match[1]], self._text[start:end])
 
-  def _closes(self) -> bool:
-    """Whether a quote just read is followed by what follows an argument."""
-    position = self._position
-    while self._text[position:position + 1].isspace():
-      position += 1
-    return self._text[position:position + 1] in (',', ')')
+  def _quotes(self, quote: str) -> Iterator[int]:
+    """Where the quotes stand that no backslash precedes."""
+    for match in re.compile(rf'\\.|{quote}', re.DOTALL).finditer(
+        self._text, self.position):
+      if match[0] == quote:
+        yield match.start()
 
-  def _read_while(self, allowed: frozenset[str]) -> str:
-    start = self._position
-    while self._text[self._position:self._position + 1] in allowed:
-      self._position += 1
-    return self._text[start:self._position]
+  def _ends(self, position: int) -> bool:
+    """Whether the call ends here, and the response, or another call follows."""
+    return re.compile(
+        r'\s*\)(?:[\s.`]*(?:\Z|<\||\[EOS\])|[\s*`]*[Aa]ction\b|'
+        rf'[\s;,]*(?:{"|".join(self._calls)})\((?:\w+=|\)))').match(
+            self._text, position) is not None
+
+  def _match(self, pattern: re.Pattern[str]) -> str:
+    found = pattern.match(self._text, self.position)
+    self.position = found.end() if found else self.position
+    return found[0] if found else ''
 
   def _skip_space(self) -> None:
-    while self._text[self._position:self._position + 1].isspace():
-      self._position += 1
+    while self._text[self.position:self.position + 1].isspace():
+      self.position += 1
 
   def _accept(self, sign: str) -> bool:
     self._skip_space()
-    found = self._text.startswith(sign, self._position)
-    self._position += len(sign) if found else 0
+    found = self._text.startswith(sign, self.position)
+    self.position += len(sign) if found else 0
     return found
 
   def _expect(self, sign: str) -> None:
     if not self._accept(sign):
-      _fail(self._text, self._position, sign)
+      _fail(self._text, self.position, sign)

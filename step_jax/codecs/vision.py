@@ -17,6 +17,7 @@ from PIL import Image
 import tokenizers
 
 from step_jax.codecs import actions
+from step_jax.codecs import json_action
 from step_jax.codecs import ui_tars
 from step_jax.policies import base
 from step_jax.policies.qwen_vl import config as config_lib
@@ -51,6 +52,7 @@ class VisionCodec:
     sizes: what rows have room for.
     platform: whose calls the model writes.
     before: stands in the prompt before the instruction.
+    stops: the tokens that end a response; a demonstration ends with the first.
 
   Raises:
     InputError: the largest picture alone fills the prompt.
@@ -65,14 +67,16 @@ class VisionCodec:
       *,
       sizes: Sizes,
       platform: ui_tars.Platform,
-      before: str):
-    self.stops = [vocabulary.find(token) for token in tokenizer_lib.STOPS]
+      before: str,
+      stops: Sequence[str] = tokenizer_lib.STOPS):
+    self.stops = [vocabulary.find(token) for token in stops]
     self._tokenizer = tokenizer
     self._vocabulary = vocabulary
     self._config = config
     self._get_picture = get_picture
     self._sizes = sizes
     self._platform: ui_tars.Platform = platform
+    self._on_phone = platform == 'mobile'
     self._before = before
     self._num_patches = self._count(sizes.screen_size[::-1])[1]
     # Sizes of which it is clear that nothing will fit.
@@ -123,7 +127,11 @@ class VisionCodec:
     return np.pad(np.array(ids, np.int32), (0, length - len(ids)))
 
   def matches(self, observation: Any, tokens: Any) -> np.ndarray:
-    """Which candidates `[..., K, L]` do what candidate 0 does."""
+    """Which candidates `[..., K, L]` do what candidate 0 does to the world.
+
+    A phone presses Enter behind every text, reads answers and knows no drags
+    but swipes and scrolls; a desktop reads no answers.
+    """
     tokens = np.asarray(tokens)
     matched = np.zeros(tokens.shape[:-1], bool)
     for index in np.ndindex(tokens.shape[:-2]):
@@ -132,7 +140,8 @@ class VisionCodec:
       found = [self._read(row, candidate, size) for candidate in tokens[index]]
       boxes: Any = row['element_box'].tolist()
       matched[index] = [
-          actions.matches(found[0], other, boxes=boxes) for other in found]
+          actions.matches(found[0], other, boxes=boxes, answers=self._on_phone)
+          for other in found]
     return matched
 
   def state(self, observation: Any) -> Any:
@@ -204,7 +213,7 @@ class VisionCodec:
 
   def _image_size(self, row: Any) -> tuple[int, int] | None:
     """Width and height as the model sees them, where coordinates need them."""
-    if self._sizes.convention != 'pixels':
+    if self._sizes.convention != 'pixels' and not self._on_phone:
       return None
     height, width = images.smart_resize(
         *row['size'][::-1].tolist(), **self._pixels())
@@ -212,6 +221,10 @@ class VisionCodec:
 
   def _read(self, row: Any, tokens: np.ndarray, size: tuple[int, int] | None
             ) -> actions.Action | None:
-    return ui_tars.read(
+    action = ui_tars.read(
         self.decode(row, tokens), convention=self._sizes.convention,
         image_size=size, platform=self._platform)
+    if not self._on_phone:
+      return action
+    width, height = row['size'].tolist()
+    return json_action.received(action, screen_size=(width, height))

@@ -1,8 +1,9 @@
 """The shape of a model, read from and written to a Hugging Face config.json.
 
 Three families: Qwen2-VL and Qwen2.5-VL (vision and text), and Llama-type text
-models. Both layouts of the file are read: the flat one of the hub's files and
-the nested one that transformers 5 writes.
+models. All layouts of the file are read: the flat one of the hub's files, the
+one with both that transformers 4.52 to 4.57 write, and the nested one of 5.
+What a file lacks has transformers' default, as they leave defaults out.
 """
 
 from collections.abc import Mapping
@@ -17,6 +18,28 @@ _ARCHITECTURES = {
     'qwen2_5_vl': 'Qwen2_5_VLForConditionalGeneration',
     'llama': 'LlamaForCausalLM',
 }
+_QWEN = {
+    'vocab_size': 152064, 'hidden_size': 8192, 'intermediate_size': 29568,
+    'num_hidden_layers': 80, 'num_attention_heads': 64,
+    'num_key_value_heads': 8, 'rms_norm_eps': 1e-5, 'rope_theta': 1e6}
+_TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
+    'qwen2_vl': _QWEN,
+    'qwen2_5_vl': _QWEN,
+    'llama': {
+        'vocab_size': 32000, 'hidden_size': 4096, 'intermediate_size': 11008,
+        'num_hidden_layers': 32, 'num_attention_heads': 32,
+        'rms_norm_eps': 1e-6, 'rope_theta': 1e4}}
+_PATCHES = {
+    'depth': 32, 'num_heads': 16, 'in_channels': 3, 'patch_size': 14,
+    'spatial_merge_size': 2, 'temporal_patch_size': 2}
+_VISION_DEFAULTS: dict[str, dict[str, Any]] = {
+    'qwen2_vl': _PATCHES | {
+        'embed_dim': 1280, 'hidden_size': 3584, 'mlp_ratio': 4},
+    'qwen2_5_vl': _PATCHES | {
+        'hidden_size': 3584, 'intermediate_size': 3420,
+        'out_hidden_size': 3584, 'window_size': 112,
+        'fullatt_block_indexes': (7, 15, 23, 31)}}
+_IMAGE_TOKEN_ID = 151655
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,18 +106,23 @@ def from_dict(values: Mapping[str, Any]) -> Config:
   family = values.get('model_type')
   if family not in FAMILIES:
     raise ValueError(f'expected model_type of {FAMILIES}, got {family!r}')
-  nested = dict(values.get('text_config') or {})
-  text = {**values, **nested}
-  # The outer file decides, as it does in transformers.
-  text['tie_word_embeddings'] = values.get('tie_word_embeddings', False)
+  nested = {name: value for name, value in (
+      values.get('text_config') or {}).items() if value is not None}
+  # The outer file decides, as it does in transformers; where it was left out,
+  # 4.52 to 4.57 have it in the inner one.
+  text = {**_TEXT_DEFAULTS[family], **values, **nested}
+  text['tie_word_embeddings'] = values.get(
+      'tie_word_embeddings', nested.get('tie_word_embeddings', False))
   if family == 'llama':
     return Config(
         family=family, text=_read_text(text, family), vision=None,
         image_token_id=None)
   config = Config(
       family=family, text=_read_text(text, family),
-      vision=_read_vision(values.get('vision_config') or {}, family),
-      image_token_id=_read(values, 'image_token_id'))
+      vision=_read_vision(_VISION_DEFAULTS[family] | dict(
+          values.get('vision_config') or {}), family),
+      image_token_id=_read(
+          {'image_token_id': _IMAGE_TOKEN_ID, **values}, 'image_token_id'))
   if config.vision and config.vision.out_width != config.text.width:
     raise ValueError(
         f'expected a vision tower that puts out width {config.text.width}, '
@@ -150,6 +178,8 @@ def _read_text(values: Mapping[str, Any], family: str) -> TextConfig:
   _expect(values, 'use_sliding_window', False, None)
   _expect(values, 'attention_bias', False)
   _expect(values, 'mlp_bias', False)
+  for kind in values.get('layer_types') or ():
+    _expect({'layer_types': kind}, 'layer_types', 'full_attention')
   num_heads = _read(values, 'num_attention_heads')
   num_key_heads = values.get('num_key_value_heads') or num_heads
   width = _read(values, 'hidden_size')
@@ -167,7 +197,7 @@ def _read_text(values: Mapping[str, Any], family: str) -> TextConfig:
       num_heads=num_heads,
       num_key_heads=num_key_heads,
       head_width=head_width,
-      norm_epsilon=values.get('rms_norm_eps', 1e-6 if llama else 1e-5),
+      norm_epsilon=_read(values, 'rms_norm_eps'),
       rope_theta=theta,
       rope_sections=sections,
       qkv_bias=not llama,
@@ -184,8 +214,7 @@ def _read_rope(
     raise ValueError(
         f'expected rotary positions of {_ROPE_TYPES}, got {kind!r}')
   llama = family == 'llama'
-  theta = rope.get(
-      'rope_theta', values.get('rope_theta', 1e4 if llama else 1e6))
+  theta = rope.get('rope_theta', values['rope_theta'])
   sections = (head_width // 2, 0, 0) if llama else _read(rope, 'mrope_section')
   if len(sections) != 3 or 2 * sum(sections) != head_width:
     raise ValueError(
@@ -204,28 +233,28 @@ def _read_vision(values: Mapping[str, Any], family: str) -> VisionConfig:
     raise ValueError(
         'expected a vision width that is a multiple of 4 x num_heads, got '
         f'{width} and {num_heads}')
-  patch_size = values.get('patch_size', 14)
-  merge_size = values.get('spatial_merge_size', 2)
+  patch_size = _read(values, 'patch_size')
+  merge_size = _read(values, 'spatial_merge_size')
   depth = _read(values, 'depth')
   return VisionConfig(
       width=width,
       hidden_width=(
           _read(values, 'intermediate_size') if gated
-          else int(width * values.get('mlp_ratio', 4))),
+          else int(width * _read(values, 'mlp_ratio'))),
       num_layers=depth,
       num_heads=num_heads,
       out_width=_read(values, 'out_hidden_size' if gated else 'hidden_size'),
       gated=gated,
       window=(
-          values.get('window_size', 112) // merge_size // patch_size
+          _read(values, 'window_size') // merge_size // patch_size
           if gated else 0),
       full_layers=tuple(
-          values.get('fullatt_block_indexes', (7, 15, 23, 31)) if gated
+          _read(values, 'fullatt_block_indexes') if gated
           else range(depth)),
       norm_epsilon=1e-6,  # fixed in transformers; the text model's differs
-      channels=values.get('in_channels', 3),
+      channels=_read(values, 'in_channels'),
       patch_size=patch_size,
-      temporal_size=values.get('temporal_patch_size', 2),
+      temporal_size=_read(values, 'temporal_patch_size'),
       merge_size=merge_size)
 
 

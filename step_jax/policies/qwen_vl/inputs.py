@@ -52,7 +52,8 @@ def make_inputs(
     config: of the model.
     input_ids: `[B, L]` int.
     where: `[B, L]` bool, False for padding, on either side.
-    pixel_values: `[patches, patch_width]` of all images, or None.
+    pixel_values: `[patches, patch_width]` of all images, or None; no rows are
+      none.
     grids: `[images, 3]` int, in the order in which the rows show them.
     buckets: sizes to pad to, on the right; by default nothing is padded, which
       compiles once for every size.
@@ -80,6 +81,8 @@ def make_inputs(
   if vision is None and pixel_values is not None:
     raise ValueError('expected no images for a text model, got pixel_values')
   grids = np.zeros((0, 3), int) if grids is None else np.asarray(grids)
+  if pixel_values is not None and not len(pixel_values) and not len(grids):
+    pixel_values = None  # what processors may write where nothing is shown
   place = positions.token_positions(
       input_ids, where, grids, image_token_id=config.image_token_id,
       merge_size=vision.merge_size if vision else 1)

