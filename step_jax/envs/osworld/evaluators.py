@@ -16,7 +16,8 @@ refused when a task is loaded.
                          delete_empty_lines
   infeasible             the agent said that it cannot be done
 
-A file that the agent spoilt scores 0; a desktop that does not answer raises.
+What the agent can cause scores 0: a file that it spoilt or removed, a desktop
+that answers that it cannot. A desktop that does not answer raises.
 """
 
 from collections.abc import Callable, Mapping
@@ -165,9 +166,13 @@ def evaluate(evaluator: Evaluator, context: setup.Context, *,
     failed: the agent's last action said that the task cannot be done.
 
   Raises:
-    DesktopError: the desktop does not answer, or an expected file is not had.
+    DesktopError: the desktop does not answer, or the web, where an expected
+      file is.
   """
-  setup.run_steps(evaluator.postconfig, context)
+  try:
+    setup.run_steps(evaluator.postconfig, context)
+  except client_lib.AnswerError:
+    return 0.
   if not evaluator.tests or failed:
     return float(failed and not evaluator.tests)
   scores = []
@@ -188,9 +193,7 @@ def _score(test: Test, context: setup.Context) -> float:
   if test.expected is not None:
     expected = _get(test.expected, context)
     if expected is None:
-      raise client_lib.DesktopError(
-          f'{context.client.address}: the expected file '
-          f'{test.expected["path"]} is not there')
+      return 0.
   if result is None or metric.result == 'file' and (
       not _is_readable(result, metric.ending)):
     return 0.
@@ -203,10 +206,13 @@ def _get(config: Mapping[str, Any], context: setup.Context) -> Any:
     return config['rules']
   if config['type'] == 'cloud_file':
     return context.read(config['path'])
-  if config['type'] == 'vm_file':
-    return context.client.read_file(config['path'])
-  return context.client.execute(
-      config['command'], shell=config.get('shell', False)).output
+  try:
+    if config['type'] == 'vm_file':
+      return context.client.read_file(config['path'])
+    return context.client.execute(
+        config['command'], shell=config.get('shell', False)).output
+  except client_lib.AnswerError:
+    return None
 
 
 def _is_readable(content: bytes, ending: str) -> bool:
