@@ -127,6 +127,8 @@ class FakeDesktop:
         'Authorization') != f'Bearer {self.token}':
       return self._send(handler, 401, b'no')
     failure = self.failures[route].pop(0) if self.failures[route] else ''
+    if failure == 200:
+      failure = ''  # as if none
     if failure == 'slow':
       time.sleep(0.3)
     elif failure == 'freeze':

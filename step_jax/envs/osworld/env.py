@@ -24,11 +24,11 @@ from step_jax.codecs import actions
 from step_jax.envs import base
 from step_jax.envs.osworld import client as client_lib
 from step_jax.envs.osworld import elements
-from step_jax.envs.osworld import evaluators
+from step_jax.envs.osworld import judge
 from step_jax.envs.osworld import machines
 from step_jax.envs.osworld import program
-from step_jax.envs.osworld import setup
 from step_jax.envs.osworld import solutions
+from step_jax.envs.osworld import task_lists
 from step_jax.envs.osworld import tasks as tasks_lib
 from step_jax.envs.osworld import upstream
 from step_jax.rollout import pictures
@@ -39,7 +39,10 @@ _MAX_READS = 3  # of a screen of which the desktop tells only a part,
 _ANSWER_SECONDS = 10.0  # or nothing at all, since an application hangs
 _LOOK_PAUSE = 0.2  # seconds between two looks at a screen that changes
 
-find_tasks = tasks_lib.find_split
+# What a run asks of an environment whose tasks are files.
+find_tasks = task_lists.find_split
+examine_tasks = judge.examine
+open_services = judge.open_services
 
 
 def example(screenshots: str | os.PathLike = '', **_: Any
@@ -85,13 +88,23 @@ class OSWorldEnv(gymnasium.Env):
   Args:
     tasks: a folder of task files, or the files.
     max_steps: T, after which an episode is truncated, and evaluated.
-    addresses: of desktops, such as 'http://10.0.0.1:5000'.
+    addresses: of desktops, such as 'http://10.0.0.1:5000'; see
+      `machines.Machine` for the ports of Chrome and VLC.
     token: of these desktops, sent as `Authorization: Bearer`; by default the
       environment variable STEP_JAX_DESKTOP_TOKEN.
     pause: seconds from an action to a look at the screen; OSWorld waits 2.
-    evaluator: 'own', or 'desktop_env' for the package's own evaluators.
+    evaluator: 'own'; 'desktop_env' for the package's own setup and evaluators;
+      or 'auto': our own where they cover all of a task, else the package.
     desktop_env_python: the interpreter of a virtual environment with the
-      package desktop-env, for evaluator='desktop_env'.
+      package desktop-env; 'auto' without it is 'own'.
+    evaluator_processes: tasks that the package works on at once, for all
+      environments of this user and machine together.
+    proxies: a file of proxies, as the package has it, for tasks that ask for
+      one; without it they are played without, as upstream does.
+    settle_after_reset: seconds from a task's setup to the first look; OSWorld
+      waits 60.
+    settle_before_evaluation: seconds from the last action to the evaluation;
+      OSWorld waits 20.
     reset_command: a command of this machine that restores a desktop which
       cannot do so itself, before each episode; '{address}' in it is replaced.
     screenshots: a folder for pictures of every step; empty takes none.
@@ -116,6 +129,8 @@ class OSWorldEnv(gymnasium.Env):
       self, tasks: str | os.PathLike | Sequence[str | os.PathLike],
       max_steps: int = 15, *, addresses: Sequence[str] = (), token: str = '',
       pause: float = 0.3, evaluator: str = 'own', desktop_env_python: str = '',
+      evaluator_processes: int = 32, proxies: str = '',
+      settle_after_reset: float = 0., settle_before_evaluation: float = 0.,
       reset_command: Sequence[str] = (), screenshots: str | os.PathLike = '',
       max_screenshot_size: int = 0, read_tree: bool = True,
       password: str = 'password', render_mode: str | None = None):
@@ -123,10 +138,14 @@ class OSWorldEnv(gymnasium.Env):
       raise ValueError(f"expected render_mode 'rgb_array', got {render_mode!r}")
     if max_steps < 1:
       raise ValueError(f'expected max_steps of at least 1, got {max_steps}')
-    if not pause >= 0:
-      raise ValueError(f'expected a pause of at least 0, got {pause}')
+    for name, seconds in (
+        ('pause', pause), ('settle_after_reset', settle_after_reset),
+        ('settle_before_evaluation', settle_before_evaluation)):
+      if not seconds >= 0:
+        raise ValueError(f'expected {name} of at least 0, got {seconds}')
     upstream.check(evaluator, desktop_env_python)
-    self._tasks = tasks_lib.load_all(tasks, evaluator=evaluator)
+    self._tasks = tasks_lib.load_all(
+        tasks, evaluator=judge.chosen(evaluator, desktop_env_python))
     self.tasks = tuple(task.id for task in self._tasks)
     self.max_steps = max_steps
     self.render_mode = render_mode
@@ -134,13 +153,17 @@ class OSWorldEnv(gymnasium.Env):
     self.action_space = base.action_space()
     self._pause = pause
     self._read_tree = read_tree
-    self._password = password
-    self._python = desktop_env_python if evaluator == 'desktop_env' else ''
     self._store = pictures.ScreenshotStore(
         screenshots, max_size=max_screenshot_size) if screenshots else None
     self._machine = machines.Machine(
         addresses, token=token or os.environ.get('STEP_JAX_DESKTOP_TOKEN', ''),
         reset_command=reset_command)
+    self._judge = judge.Judge(
+        self._machine, python=desktop_env_python,
+        num_processes=evaluator_processes, password=password, proxies=proxies,
+        settle_after_reset=settle_after_reset,
+        settle_before_evaluation=settle_before_evaluation)
+    self._note = ''  # on the evaluation
     self._task = self._tasks[0]
     self._tree: elements.Tree | None = None
     self._screen = base.make_screen('', ())
@@ -166,9 +189,10 @@ class OSWorldEnv(gymnasium.Env):
       self._script = list(
           solution.wrong if options['expert'] == 'wrong' else solution.steps)
     self._num_steps, self._ended, self._tree = 0, False, None
+    self._note = ''
     try:
       self._machine.restore()
-      setup.run_steps(self._task.config, self._context())
+      self._judge.prepare(self._task)
       self._wait_for_windows()
       return self._observation(), self._info()
     except client_lib.DesktopError:
@@ -191,7 +215,9 @@ class OSWorldEnv(gymnasium.Env):
         self._act(parts)
       if terminated or truncated:
         self._ended = True
-        reward = float(self._evaluate(failed=kind == 'fail') >= 1)
+        score, self._note = self._judge.evaluate(
+            self._task, failed=kind == 'fail')
+        reward = float(score >= 1)
         self._check_applications(reward)
       return (self._observation(), reward, terminated, truncated, self._info())
     except client_lib.DesktopError:
@@ -304,34 +330,12 @@ class OSWorldEnv(gymnasium.Env):
       time.sleep(_LOOK_PAUSE)
     self._finish_look()
 
-  def _context(self) -> setup.Context:
-    return setup.Context(
-        client=self._machine.client, folder=self._task.path.parent,
-        cache=tasks_lib.default_cache(), password=self._password)
-
-  def _evaluate(self, *, failed: bool) -> float:
-    if self._task.evaluator is None:
-      return self._evaluate_upstream(failed)
-    return evaluators.evaluate(
-        self._task.evaluator, self._context(), failed=failed)
-
   def _check_applications(self, reward: float) -> None:
     """Where one broke, a failure is not the agent's."""
     crashed = self._machine.client.crashed() if not reward else []
     if crashed:
       raise client_lib.DesktopError(
           f'{self._machine.client.address}: {crashed[0]} broke')
-
-  def _evaluate_upstream(self, failed: bool) -> float:
-    task = self._context().fill(tasks_lib.read(self._task.path))
-    try:
-      return upstream.evaluate(
-          self._python, task, address=self._machine.client.address,
-          token=self._machine.token, screen_size=self._machine.screen_size,
-          failed=failed, cache=str(tasks_lib.default_cache()),
-          password=self._password)
-    except RuntimeError as error:
-      raise client_lib.DesktopError(str(error)) from error
 
   def _observation(self) -> base.Observation:
     observation = base.encode_screen(self._screen)
@@ -342,6 +346,8 @@ class OSWorldEnv(gymnasium.Env):
   def _info(self) -> dict[str, Any]:
     info: dict[str, Any] = {
         'task': self._task.id, 'instruction': self._task.instruction}
+    if self._ended and self._note:
+      info['evaluation'] = self._note  # why desktop-env could not get to 1
     if self._expert and not self._ended:
       proposal = self._propose()
       # An element that does not come ends a demonstration that has failed.
@@ -357,5 +363,6 @@ class OSWorldEnv(gymnasium.Env):
     return np.asarray(picture.convert('RGB'))
 
   def close(self) -> None:
+    self._judge.close()
     self._machine.close()
     self._tree = None

@@ -38,8 +38,8 @@ def split(address: str) -> tuple[str, dict[str, int]]:
   ports = {}
   for name, port in parse.parse_qsl(given, keep_blank_values=True):
     if name not in _PORTS or not port.isdecimal():
-      raise ValueError('expected ports such as #chrome=9222&vlc=8080 at the end '
-                       f'of an address, got {address!r}')
+      raise ValueError('expected ports such as #chrome=9222&vlc=8080 at the '
+                       f'end of an address, got {address!r}')
     ports[name] = int(port)
   return url, {**_PORTS, **ports}
 

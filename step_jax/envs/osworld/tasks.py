@@ -209,7 +209,7 @@ def default_cache() -> pathlib.Path:
 
 
 def urls(value: Any) -> Iterator[str]:
-  """What a task file's JSON downloads from the web, at whatever depth."""
+  """What a task file's JSON downloads, at whatever depth."""
   if isinstance(value, dict):
     sources: list[Any] = []
     if value.get('type') == 'cloud_file':
@@ -218,7 +218,7 @@ def urls(value: Any) -> Iterator[str]:
     elif 'url' in value and 'path' in value:  # a file of a step
       sources = [value['url']]
     yield from (source for source in sources
-                if str(source).startswith(('http://', 'https://')))
+                if str(source).startswith(checks.SOURCES))
     value = list(value.values())
   if isinstance(value, list):
     for inner in value:
@@ -238,7 +238,8 @@ def main(argv: Sequence[str]) -> int:
     if args.download:
       for task in loaded:
         for url in urls(task_lists.read(task.path)):
-          client.download(url, default_cache())
+          if not url.startswith(checks.FILE):
+            client.download(url, default_cache())
   except (checks.TaskError, base.MissingProgramError,
           client.DesktopError) as error:
     print(error, file=sys.stderr)

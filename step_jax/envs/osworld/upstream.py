@@ -95,25 +95,12 @@ class Service:
     """
     if self._socket is not None:
       return
-    path = self._path('socket')
-    deadline = time.monotonic() + _START_SECONDS
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    while True:
-      try:
-        connection.connect(str(path))
-        break
-      except OSError as error:
-        if time.monotonic() > deadline:
-          connection.close()
-          raise RuntimeError(
-              f'desktop-env cannot be reached: {error}') from error
-      with open(self._path('lock'), 'wb') as lock:
-        try:
-          fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # somebody is starting it
-          time.sleep(_PAUSE)
-        else:
-          self._start(path, lock.fileno())
+    try:
+      self._reach(connection)
+    except BaseException:
+      connection.close()
+      raise
     self._socket = connection
 
   def ask(self, order: dict[str, Any]) -> dict[str, Any]:
@@ -131,8 +118,12 @@ class Service:
       while not received.endswith(b'\n'):
         data = self._socket.recv(2**16)
         if not data:
-          raise ConnectionError(f'its service ended: {self._last_words()}')
+          raise ConnectionError
         received += data
+    except ConnectionError as error:
+      self.close()
+      raise RuntimeError('desktop-env failed: its service ended: '
+                         + self._last_words()) from error
     except OSError as error:
       self.close()
       raise RuntimeError(f'desktop-env failed: {error}') from error
@@ -147,6 +138,24 @@ class Service:
   def _path(self, kind: str) -> pathlib.Path:
     return leases.folder('desktop_env') / f'{self._name}.{kind}'
 
+  def _reach(self, connection: socket.socket) -> None:
+    path = self._path('socket')
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+      try:
+        return connection.connect(str(path))
+      except OSError as error:
+        if time.monotonic() > deadline:
+          raise RuntimeError(
+              f'desktop-env cannot be reached: {error}') from error
+      with open(self._path('lock'), 'wb') as lock:
+        try:
+          fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # somebody is starting it
+          time.sleep(_PAUSE)
+        else:
+          self._start(path, lock.fileno())
+
   def _start(self, path: pathlib.Path, lock: int) -> None:
     """Starts the service on a socket that takes orders from now on."""
     with (socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener,
@@ -156,7 +165,8 @@ class Service:
       listener.listen(1024)
       try:
         subprocess.run(
-            [self._python, '-I', str(_SERVICE), f'--listener={listener.fileno()}',
+            [self._python, '-I', str(_SERVICE),
+             f'--listener={listener.fileno()}',
              f'--processes={self._num_processes}'],
             pass_fds=[listener.fileno(), lock], stdin=subprocess.DEVNULL,
             stdout=log, stderr=log, check=True, timeout=_START_SECONDS,

@@ -64,8 +64,8 @@ def _make_env(order: dict[str, Any]) -> Any:
   from desktop_env import desktop_env
 
   if order['proxies']:
-    sys.modules['desktop_env.controllers.setup'].PROXY_CONFIG_FILE = (  # type: ignore
-        order['proxies'])
+    setattr(sys.modules['desktop_env.controllers.setup'],
+            'PROXY_CONFIG_FILE', order['proxies'])
   provider = _Provider(order)
   desktop_env.create_vm_manager_and_provider = (
       lambda *_, **__: (provider, provider))
