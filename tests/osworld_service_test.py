@@ -3,7 +3,6 @@
 import contextlib
 import http.server
 import json
-import pathlib
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ from step_jax.envs.osworld import machines
 from step_jax.envs.osworld import tasks
 from step_jax.envs.osworld import upstream
 from tests import fake_desktop
+from tests import fake_venv
 
 requests = pytest.importorskip('requests')
 DesktopError = client_lib.DesktopError
@@ -29,16 +29,9 @@ FILE = {'type': 'vm_file', 'path': '/a'}
 @pytest.fixture(scope='module')
 def python(tmp_path_factory):
   """An 'interpreter of a virtual environment' with the package."""
-  path = tmp_path_factory.mktemp('venv') / 'python'
-  package = pathlib.Path(__file__).parent / 'fake_desktop_env'
-  path.write_text(
-      f'#!{sys.executable}\nimport os, sys\n'
-      f'arguments = [a for a in sys.argv[1:] if a != "-I"]\n'
-      f'os.environ["PYTHONPATH"] = {str(package)!r}\n'
-      f'os.execv({sys.executable!r}, [{sys.executable!r}, *arguments])\n')
-  path.chmod(0o755)
-  with upstream.Service(str(path), num_processes=2):  # for all tests
-    yield str(path)
+  path = fake_venv.make(tmp_path_factory.mktemp('venv'))
+  with upstream.Service(path, num_processes=2):  # for all tests
+    yield path
 
 
 @pytest.fixture(autouse=True)
@@ -319,15 +312,12 @@ def test_an_environment_with_two_sorts_of_tasks(python, fake, task, tmp_path):
   assert {1, 2} <= set(slept)
 
 
-def test_a_service_that_cannot_import_says_why(python, tmp_path, fake, task):
-  broken = tmp_path / 'python'
-  broken.write_text(pathlib.Path(python).read_text().replace(
-      'fake_desktop_env', 'nothing_of_this_name'))
-  broken.chmod(0o755)
+def test_a_service_that_cannot_import_says_why(tmp_path, fake, task):
+  broken = fake_venv.make(tmp_path, tmp_path / 'empty')
   with pytest.raises(DesktopError, match="service ended: .*'desktop_env'"):
-    play(str(broken), fake, task())
+    play(broken, fake, task())
   with pytest.raises(ValueError, match='an interpreter that has the package'):
-    upstream.check('auto', str(broken))
+    upstream.check('auto', broken)
   with pytest.raises(DesktopError, match='failed to start'):
     play(str(tmp_path / 'none'), fake, task())
 

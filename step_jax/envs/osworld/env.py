@@ -43,6 +43,7 @@ _LOOK_PAUSE = 0.2  # seconds between two looks at a screen that changes
 find_tasks = task_lists.find_split
 examine_tasks = judge.examine
 open_services = judge.open_services
+summarise = tasks_lib.summary
 
 
 def example(screenshots: str | os.PathLike = '', **_: Any

@@ -111,10 +111,10 @@ class Machine:
           'reset_command, a command that restores it, got none')
     command = [part.replace('{address}', address)
                for part in self._reset_command]
+    deadline = time.monotonic() + _RESTORE_SECONDS
     try:
       subprocess.run(command, check=True, capture_output=True, text=True,
                      timeout=_RESTORE_SECONDS, stdin=subprocess.DEVNULL)
-      deadline = time.monotonic() + _RESTORE_SECONDS
       while not self._answers() and time.monotonic() < deadline:
         time.sleep(1)
     except subprocess.CalledProcessError as error:

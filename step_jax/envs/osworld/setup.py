@@ -45,7 +45,8 @@ _STEPS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
 }
 # What desktop-env has besides; it knows the parameters.
 _THEIR_STEPS = (*_STEPS, 'chrome_open_tabs', 'chrome_close_tabs', 'login',
-                'googledrive', 'update_browse_history', 'change_wallpaper')
+                'googledrive', 'update_browse_history', 'change_wallpaper',
+                'execute_with_verification')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,6 @@ import os
 import selectors
 import signal
 import socket
-import sys
 import tempfile
 import time
 from typing import Any, IO
@@ -211,4 +210,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  main()

@@ -40,11 +40,10 @@ def work(order: dict[str, Any]) -> dict[str, Any]:
   traffic = Traffic(order['address'], order['token'], order['downloads'])
   traffic.watch()
   env = _make_env(order)
-  proxies = bool(order['proxies'] and order['task'].get('proxy'))
   if order['do'] == 'setup':
-    if proxies:
+    if env.enable_proxy:
       env.setup_controller._proxy_setup(order['password'])
-    done = env.setup_controller.setup(env.config, proxies)
+    done = env.setup_controller.setup(env.config, env.enable_proxy)
     return {} if done is not False else {
         'error': f'{order["address"]} does not answer'}
   env.action_history.append('FAIL' if order['failed'] else 'DONE')
@@ -73,7 +72,8 @@ def _make_env(order: dict[str, Any]) -> Any:
       provider_name='docker', cache_dir=order['cache'], os_type='Ubuntu',
       screen_size=tuple(order['screen_size']), require_a11y_tree=False,
       client_password=order['password'])
-  env.enable_proxy = bool(order['proxies'] and order['task'].get('proxy'))
+  env.enable_proxy = env.current_use_proxy = bool(
+      order['proxies'] and order['task'].get('proxy'))
   env._set_task_info(order['task'])
   env.setup_controller.reset_cache_dir(env.cache_dir)
   return env
