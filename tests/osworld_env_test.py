@@ -40,6 +40,23 @@ def write_task(folder, name, *, instruction='Write word and save.', steps=None,
         {'steps': steps}))
 
 
+def make_osworld(folder):
+  """OSWorld's folder: a task for ours, one for its package, one for nobody."""
+  for domain, name, fields in (
+      ('os', 'zero', {'evaluator': {'func': 'infeasible'}}),
+      ('vlc', 'theirs', {'config': [], 'evaluator': {
+          'func': 'exact_match', 'result': {'type': 'vm_file', 'path': '/a'},
+          'expected': {'type': 'vm_file', 'path': '/a'}}}),
+      ('vlc', 'google', {'config': [{'type': 'googledrive',
+                                     'parameters': {}}]})):
+    (folder / 'examples' / domain).mkdir(parents=True, exist_ok=True)
+    write_task(folder / 'examples' / domain, name, **{
+        'instruction': 'Fly to the moon.', **fields})
+  path = folder / 'test_all.json'
+  path.write_text(json.dumps({'vlc': ['theirs', 'google'], 'os': ['zero']}))
+  return str(path)
+
+
 @pytest.fixture
 def folder(tmp_path):
   write_task(tmp_path, 'write', steps=[

@@ -144,23 +144,6 @@ def _paper(config, tmp_path, fake, **changes):
   return config
 
 
-def _osworld(folder):
-  """OSWorld's folder: a task for ours, one for its package, one for nobody."""
-  for domain, name, fields in (
-      ('os', 'zero', {'evaluator': {'func': 'infeasible'}}),
-      ('vlc', 'theirs', {'config': [], 'evaluator': {
-          'func': 'exact_match', 'result': {'type': 'vm_file', 'path': '/a'},
-          'expected': {'type': 'vm_file', 'path': '/a'}}}),
-      ('vlc', 'google', {'config': [{'type': 'googledrive',
-                                     'parameters': {}}]})):
-    (folder / 'examples' / domain).mkdir(parents=True, exist_ok=True)
-    osworld_env_test.write_task(folder / 'examples' / domain, name, **{
-        'instruction': 'Fly to the moon.', **fields})
-  path = folder / 'test_all.json'
-  path.write_text(json.dumps({'vlc': ['theirs', 'google'], 'os': ['zero']}))
-  return str(path)
-
-
 def test_the_paper_s_experiment_runs_on_fake_desktops(
     tmp_path, monkeypatch, capsys):
   """A list of ids: ours, one for OSWorld's package, one that is left out."""
@@ -172,7 +155,8 @@ def test_the_paper_s_experiment_runs_on_fake_desktops(
     fake.tree = fake_desktop.small_tree()
     fake.files = {'/a': b'it is equal to itself'}
     config = _paper(osworld_config.get_config('paper'), tmp_path, fake, **{
-        'env.tasks': (_osworld(tmp_path),), 'env.arguments.pause': 0.,
+        'env.tasks': (osworld_env_test.make_osworld(tmp_path),),
+        'env.arguments.pause': 0.,
         'env.arguments.settle_after_reset': 0.,
         'env.arguments.settle_before_evaluation': 0.,
         'env.arguments.desktop_env_python': fake_venv.make(tmp_path),
