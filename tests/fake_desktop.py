@@ -162,7 +162,7 @@ class FakeDesktop:
     if route == '/setup/upload':
       self.files[body['file_path']] = body['file_data']
       return 200, b'File Uploaded'
-    if route == '/execute':
+    if route in ('/execute', '/setup/execute'):
       output = self.on_execute(body['command'])
       code = 0
       if isinstance(output, tuple):

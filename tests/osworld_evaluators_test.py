@@ -345,6 +345,9 @@ TEXT_FILE = dict(func='compare_text_file', result=file('/a', 'a'),
 AGENTS = {
     'it removed the result': (TEXT_FILE, {'/file': [404]}),
     'it removed what it is compared with': (TEXT_FILE, {'/file': [200, 404]}),
+    'it spoilt what it is compared with': (
+        dict(func='compare_docx_files', result=file('/b', 'b.docx'),
+             expected=file('/a', 'a.docx')), {}),
     'it made a folder of the file': (TEXT_FILE, {'/file': [500] * 3}),
     'output that is not UTF-8, or no such program': (
         dict(func='exact_match', result=OUTPUT, expected=rule(expected='')),
@@ -359,11 +362,12 @@ AGENTS = {
 @pytest.mark.parametrize('row', AGENTS)
 def test_what_the_agent_can_cause_scores_0(fake, context, row):
   fields, failures = AGENTS[row]
-  fake.files = {'/a': b'x', '/gold': b'x'}
+  fake.files = {'/a': b'x', '/gold': b'x', '/b': document('x')}
   fake.failures.update(failures)
   assert score(context, **fields) == 0
   fake.failures.clear()
-  assert row.startswith('output') or score(context, **fields) == 1
+  assert not failures or fields['func'] == 'exact_match' or (
+      score(context, **fields) == 1)
 
 
 def test_an_expected_file_of_the_task_folder(fake, context):
