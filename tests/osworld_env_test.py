@@ -400,7 +400,7 @@ def test_a_frozen_desktop(env, fake, monkeypatch):
 
 
 def test_an_application_that_hangs(env, fake, monkeypatch):
-  monkeypatch.setattr(env_lib, '_ANSWER_SECONDS', 0.)
+  monkeypatch.setattr(env_lib.looks, '_ANSWER_SECONDS', 0.)
   reset(env, 'write')
   fake.tree = '<desktop-frame incomplete="true"/>'
   with pytest.raises(DesktopError, match='an application does not answer'):
@@ -430,10 +430,10 @@ def test_a_tree_that_is_none(env, fake):
 
 
 def test_an_application_that_does_not_start(env, fake, monkeypatch):
-  monkeypatch.setattr(env_lib, '_START_SECONDS', 0.)
+  monkeypatch.setattr(env_lib.looks, '_START_SECONDS', 0.)
   fake.on_reset = lambda: None
   fake.tree = '<desktop-frame/>'
-  with pytest.raises(DesktopError, match='write shows no window after'):
+  with pytest.raises(DesktopError, match='write shows no window in'):
     reset(env, 'write')
 
 

@@ -11,13 +11,11 @@ a score of 1.
 
 from collections.abc import Sequence
 import io
-import itertools
 import os
 import time
 from typing import Any
 
 import gymnasium
-from gymnasium import spaces
 import numpy as np
 
 from step_jax.codecs import actions
@@ -25,6 +23,7 @@ from step_jax.envs import base
 from step_jax.envs.osworld import client as client_lib
 from step_jax.envs.osworld import elements
 from step_jax.envs.osworld import judge
+from step_jax.envs.osworld import looks
 from step_jax.envs.osworld import machines
 from step_jax.envs.osworld import program
 from step_jax.envs.osworld import solutions
@@ -33,10 +32,7 @@ from step_jax.envs.osworld import tasks as tasks_lib
 from step_jax.envs.osworld import upstream
 from step_jax.rollout import pictures
 
-_START_SECONDS = 30.0  # for the first window of what a task starts
 _EXPERT_SECONDS = 15.0  # for an element that a scripted solution waits for
-_MAX_READS = 3  # of a screen of which the desktop tells only a part,
-_ANSWER_SECONDS = 10.0  # or nothing at all, since an application hangs
 _LOOK_PAUSE = 0.2  # seconds between two looks at a screen that changes
 
 # What a run asks of an environment whose tasks are files.
@@ -44,31 +40,7 @@ find_tasks = task_lists.find_split
 examine_tasks = judge.examine
 open_services = judge.open_services
 summarise = tasks_lib.summary
-
-
-def example(screenshots: str | os.PathLike = '', **_: Any
-            ) -> base.Observation:
-  """An empty screen, for shapes.
-
-  Args:
-    screenshots: as `OSWorldEnv` has it; so is the rest, which changes no shape.
-
-  Returns:
-    An observation.
-  """
-  observation = base.example()
-  if screenshots:
-    observation['screenshot'] = np.array(-1, np.int32)
-  return observation
-
-
-def observation_space(screenshots: bool = False) -> spaces.Dict:
-  """`base.observation_space`, with `screenshot` where there is a store."""
-  space = base.observation_space()
-  if screenshots:
-    space = spaces.Dict({**space.spaces, 'screenshot': spaces.Box(
-        -1, np.iinfo(np.int32).max, (), np.int32)})
-  return space
+example = looks.example
 
 
 class OSWorldEnv(gymnasium.Env):
@@ -98,14 +70,10 @@ class OSWorldEnv(gymnasium.Env):
       or 'auto': our own where they cover all of a task, else the package.
     desktop_env_python: the interpreter of a virtual environment with the
       package desktop-env; 'auto' without it is 'own'.
-    evaluator_processes: tasks that the package works on at once, for all
-      environments of this user and machine together.
-    proxies: a file of proxies, as the package has it, for tasks that ask for
-      one; without it they are played without, as upstream does.
-    settle_after_reset: seconds from a task's setup to the first look; OSWorld
-      waits 60.
-    settle_before_evaluation: seconds from the last action to the evaluation;
-      OSWorld waits 20.
+    evaluator_processes: tasks that the package works on at once, in all.
+    proxies: a file of proxies, as the package has it, or ''.
+    settle_after_reset: seconds after a task's setup; OSWorld waits 60.
+    settle_before_evaluation: seconds; OSWorld waits 20.
     reset_command: a command of this machine that restores a desktop which
       cannot do so itself, before each episode; '{address}' in it is replaced.
     screenshots: a folder for pictures of every step; empty takes none.
@@ -150,7 +118,7 @@ class OSWorldEnv(gymnasium.Env):
     self.tasks = tuple(task.id for task in self._tasks)
     self.max_steps = max_steps
     self.render_mode = render_mode
-    self.observation_space = observation_space(bool(screenshots))
+    self.observation_space = looks.observation_space(bool(screenshots))
     self.action_space = base.action_space()
     self._pause = pause
     self._read_tree = read_tree
@@ -219,7 +187,6 @@ class OSWorldEnv(gymnasium.Env):
         score, self._note = self._judge.evaluate(
             self._task, failed=kind == 'fail')
         reward = float(score >= 1)
-        self._check_applications(reward)
       return (self._observation(), reward, terminated, truncated, self._info())
     except client_lib.DesktopError:
       self._tree = None
@@ -270,14 +237,9 @@ class OSWorldEnv(gymnasium.Env):
         pause=self._pause)
     time.sleep(self._pause)
     if self._read_tree or self._expert:
-      self._look()
+      self._read()
     else:
       self._screen = base.make_screen(self._task.instruction, ())
-      self._finish_look()
-
-  def _look(self) -> None:
-    """Reads the screen and takes its picture."""
-    self._read()
     self._finish_look()
 
   def _finish_look(self) -> None:
@@ -290,53 +252,22 @@ class OSWorldEnv(gymnasium.Env):
     if self._store is not None:
       self._screenshot = self._store.put(self._machine.client.screenshot())
 
-  def _read(self) -> None:
-    """Reads the screen, again where the desktop told only a part of it."""
-    client, size = self._machine.client, self._machine.screen_size
-    deadline = time.monotonic() + _ANSWER_SECONDS
-    for count in itertools.count(1):
-      try:
-        tree = elements.parse(client.accessibility(), size)
-      except ValueError as error:
-        raise client_lib.DesktopError(f'{client.address}: {error}') from error
-      if tree.is_complete or tree.items and count >= _MAX_READS:
-        break
-      if time.monotonic() > deadline:
-        raise client_lib.DesktopError(
-            f'{client.address}: an application does not answer')
-    self._tree = tree
+  def _read(self) -> elements.Tree:
+    self._tree = looks.read(self._machine.client, self._machine.screen_size)
     self._screen = base.make_screen(
         self._task.instruction, [item.record for item in self._tree.items],
         verbs=elements.VERBS)
+    return self._tree
 
   def _wait_for_windows(self) -> None:
     """Waits until what the task starts is there, and stands still."""
     starts = any(step['type'] in ('launch', 'open')
                  for step in self._task.config)
-    deadline = time.monotonic() + _START_SECONDS
-    before = None
-    while True:
-      self._read()
-      assert self._tree is not None
-      is_there = bool(self._tree.items) or not starts
-      if is_there and self._tree == before:
-        break
-      if time.monotonic() > deadline:
-        if is_there:
-          break  # a screen that always moves
-        raise client_lib.DesktopError(
-            f'{self._machine.client.address}: {self._task.id} shows no window '
-            f'after {_START_SECONDS:g} s')
-      before = self._tree
-      time.sleep(_LOOK_PAUSE)
-    self._finish_look()
-
-  def _check_applications(self, reward: float) -> None:
-    """Where one broke, a failure is not the agent's."""
-    crashed = self._machine.client.crashed() if not reward else []
-    if crashed:
+    if not looks.settle(self._read, starts=starts, pause=_LOOK_PAUSE):
       raise client_lib.DesktopError(
-          f'{self._machine.client.address}: {crashed[0]} broke')
+          f'{self._machine.client.address}: {self._task.id} shows no window in '
+          'time')
+    self._finish_look()
 
   def _observation(self) -> base.Observation:
     observation = base.encode_screen(self._screen)
@@ -347,8 +278,8 @@ class OSWorldEnv(gymnasium.Env):
   def _info(self) -> dict[str, Any]:
     info: dict[str, Any] = {
         'task': self._task.id, 'instruction': self._task.instruction}
-    if self._ended and self._note:
-      info['evaluation'] = self._note  # why desktop-env could not get to 1
+    if self._note:  # why desktop-env could not get to a score
+      info['evaluation'] = self._note
     if self._expert and not self._ended:
       proposal = self._propose()
       # An element that does not come ends a demonstration that has failed.

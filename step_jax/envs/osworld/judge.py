@@ -71,6 +71,14 @@ class Judge:
       DesktopError: the machine broke; what an agent can cause scores 0.
     """
     time.sleep(self._settle_before_evaluation)
+    score, note = self._score(task, failed)
+    crashed = self._machine.client.crashed() if score < 1 else []
+    if crashed:
+      raise client_lib.DesktopError(
+          f'{self._machine.client.address}: {crashed[0]} broke')
+    return score, note
+
+  def _score(self, task: tasks_lib.Task, failed: bool) -> tuple[float, str]:
     if task.evaluator is not None:
       return evaluators.evaluate(
           task.evaluator, self._context(task), failed=failed), ''
