@@ -59,10 +59,9 @@ class OSWorldEnv(gymnasium.Env):
   takes one that nobody has; it is free again when the process ends.
 
   Args:
-    tasks: a folder of task files, or the files.
+    tasks: a folder or list of task files, or the files.
     max_steps: T, after which an episode is truncated, and evaluated.
-    addresses: of desktops, such as 'http://10.0.0.1:5000'; see
-      `machines.Machine` for the ports of Chrome and VLC.
+    addresses: of desktops, as `machines.Machine` has them.
     token: of these desktops, sent as `Authorization: Bearer`; by default the
       environment variable STEP_JAX_DESKTOP_TOKEN.
     pause: seconds from an action to a look at the screen; OSWorld waits 2.
