@@ -255,6 +255,13 @@ def test_a_setup_that_fails_is_an_error(python, fake, task):
     play(python, fake, task([open_step()]))
 
 
+def test_https_is_refused(python, fake, task):
+  with pytest.raises(DesktopError, match='ValueError: expected http://HOST'):
+    with make_judge(python, fake) as judge:
+      judge._machine.client.address = 'https://h'
+      judge.prepare(task())
+
+
 def test_a_dead_desktop_is_told_at_once(python, fake, task):
   with make_judge(python, fake) as judge:
     made = task()

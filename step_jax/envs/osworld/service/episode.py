@@ -79,13 +79,28 @@ def _make_env(order: dict[str, Any]) -> Any:
   return env
 
 
+def split(address: str) -> tuple[str, int]:
+  """Returns host and port, of which desktop-env makes its own URLs.
+
+  >>> split('http://10.0.0.1')
+  ('10.0.0.1', 80)
+
+  Raises:
+    ValueError: for https, which it does not speak.
+  """
+  url = parse.urlsplit(address)
+  if url.scheme != 'http' or not url.hostname:
+    raise ValueError(f'expected http://HOST:PORT, got {address}')
+  return url.hostname, url.port or 80
+
+
 class _Provider:
   """A 'virtual machine' that is simply there."""
 
   def __init__(self, order: dict[str, Any]):
-    url = parse.urlsplit(order['address'])
-    self._ports = (f'{url.hostname}:{url.port or 80}:{order["chrome_port"]}:'
-                   f'8006:{order["vlc_port"]}')  # 8006 is of VNC
+    host, port = split(order['address'])
+    self._ports = (f'{host}:{port}:{order["chrome_port"]}:8006:'
+                   f'{order["vlc_port"]}')  # 8006 is of VNC
 
   def get_vm_path(self, **_: Any) -> str:
     return ''
@@ -113,7 +128,7 @@ class Traffic:
     import requests
 
     self.failures: dict[str, str] = {}  # by what was asked for last in vain
-    self._address = address + '/'
+    self._address = 'http://{}:{}/'.format(*split(address))
     self._token = token
     self._send: Any = requests.Session.send
     self._downloads = {  # as requests spells the URLs
