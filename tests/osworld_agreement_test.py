@@ -9,7 +9,9 @@ downloads is made up, by the ends of the names, and so is what the agent leaves:
 what is expected, something else, and nothing.
 """
 
+from concurrent import futures
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -30,6 +32,7 @@ from tests import fake_desktop
 
 _OSWORLD = os.environ.get('STEP_JAX_OSWORLD')
 _PYTHON = os.environ.get('STEP_JAX_DESKTOP_ENV_PYTHON')
+_NUM_THREADS = 16
 _WAYS = ('expected', 'else', 'nothing')
 
 
@@ -83,7 +86,7 @@ def _score(fake, task, way, failed, python):
       client=client_lib.Client(fake.address, retry_pause=0.), token='',
       ports={'chrome': 1, 'vlc': 1}, screen_size=(1280, 720))
   with contextlib.closing(judge_lib.Judge(
-      machine, python=python, num_processes=2, password='password',
+      machine, python=python, num_processes=_NUM_THREADS, password='password',
       proxies='', settle_after_reset=0.,
       settle_before_evaluation=0.)) as judge:
     judge.prepare(task)
@@ -91,34 +94,39 @@ def _score(fake, task, way, failed, python):
     return judge.evaluate(task, failed=failed)[0]
 
 
+def _compare(folder, task):
+  """What the two give for all ways, `[(way, failed, ours, theirs)]`."""
+  value = task_lists.read(task.path)
+  value['config'] = []
+  value['evaluator'].pop('postconfig', None)
+  for url in tasks.urls(value):
+    name = hashlib.sha256(url.encode()).hexdigest()
+    (tasks.default_cache() / name).write_bytes(_content(
+        url.partition('?')[0], 'gold'))
+  path = folder / f'{task.id}.json'
+  path.write_text(json.dumps(value))
+  pair = [tasks.load(path, evaluator=x) for x in ('own', 'desktop_env')]
+  with fake_desktop.FakeDesktop() as fake:
+    return [(way, failed, *(
+        _score(fake, one, way, failed, _PYTHON) for one in pair))
+            for way, failed in (
+                *((way, False) for way in _WAYS), ('else', True))]
+
+
 @pytest.mark.skipif(not (_OSWORLD and _PYTHON), reason='opt-in, see above')
 def test_both_evaluators_agree(tmp_path, monkeypatch):
+  """In threads, as the package sleeps for 15 s over each file that is gone."""
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   tasks.default_cache().mkdir(parents=True)
   paths = task_lists.find(pathlib.Path(_OSWORLD) / 'test_all.json')
   covered, _ = tasks.survey(paths, evaluator='own')
-  scores, different = [], []
-  with (fake_desktop.FakeDesktop() as fake,
-        upstream.Service(_PYTHON, num_processes=2)):
-    for task in covered:
-      value = task_lists.read(task.path)
-      value['config'] = []
-      value['evaluator'].pop('postconfig', None)
-      for url in tasks.urls(value):
-        name = hashlib.sha256(url.encode()).hexdigest()
-        (tasks.default_cache() / name).write_bytes(_content(
-            url.partition('?')[0], 'gold'))
-      path = tmp_path / f'{task.id}.json'
-      path.write_text(json.dumps(value))
-      ours, theirs = (
-          tasks.load(path, evaluator=x) for x in ('own', 'desktop_env'))
-      for way, failed in (*((way, False) for way in _WAYS), ('else', True)):
-        pair = tuple(_score(fake, one, way, failed, _PYTHON)
-                     for one in (ours, theirs))
-        scores.append(pair)
-        if pair[0] != pair[1]:
-          different.append((str(task.path), way, failed, pair))
+  with (upstream.Service(_PYTHON, num_processes=_NUM_THREADS),
+        futures.ThreadPoolExecutor(_NUM_THREADS) as pool):
+    found = list(pool.map(functools.partial(_compare, tmp_path), covered))
+  scores = [row for rows in found for row in rows]
   print(f'{len(covered)} tasks, {len(scores)} scores, '
-        f'{sum(one == 1 for one, _ in scores)} of them 1')
+        f'{sum(row[2] == 1 for row in scores)} of them 1')
+  different = [(str(task.path), *row) for task, rows in zip(covered, found)
+               for row in rows if row[2] != row[3]]
   assert not different
   assert len(covered) >= 90
