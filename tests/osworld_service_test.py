@@ -298,6 +298,12 @@ def test_an_environment_with_two_sorts_of_tasks(python, fake, task, tmp_path):
   assert (wrong, notes) == ({}, [
       '1 of 2 tasks are prepared and evaluated by desktop-env, the others by '
       'ours'])
+  task(func='newer', expected={'type': 'newer_file'})
+  wrong, _ = env_lib.examine_tasks(
+      paths, evaluator='auto', desktop_env_python=python)
+  assert wrong == {paths[0]: f'{paths[0]}: desktop-env lacks metric newer, '
+                             'getter newer_file'}
+  task(func='length')
   wrong, notes = env_lib.examine_tasks(paths, evaluator='auto')
   assert list(wrong) == paths[:1] and not notes
   slept = []

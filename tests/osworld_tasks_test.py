@@ -477,6 +477,7 @@ def test_notes_are_said_once(evaluation_examples):
   for proxies, sentences in (('', 1), ('proxies.json', 0)):
     with pytest.MonkeyPatch.context() as patch:
       patch.setattr(judge.upstream, 'check', lambda *_: None)
+      patch.setattr(judge, '_ask_what_is_lacking', lambda *_: {})
       wrong, notes = judge.examine(
           paths, evaluator='auto', desktop_env_python='x', proxies=proxies,
           pause=1.)

@@ -135,25 +135,32 @@ def chosen(evaluator: str, python: str) -> str:
 
 
 def examine(tasks: Sequence[str], *, evaluator: str = 'own',
-            desktop_env_python: str = '', proxies: str = '', **_: Any
+            desktop_env_python: str = '', proxies: str = '',
+            evaluator_processes: int = _NUM_PROCESSES, **_: Any
             ) -> tuple[dict[str, str], list[str]]:
   """Says which task files cannot be played, and what to know of the others.
 
   Args:
     tasks: paths.
-    evaluator, desktop_env_python, proxies: as `OSWorldEnv` has them; what else
-      it has changes nothing.
+    evaluator, desktop_env_python, proxies, evaluator_processes: as
+      `OSWorldEnv` has them; what else it has changes nothing.
 
   Returns:
     `{path: reason}`, and sentences.
 
   Raises:
-    ValueError: as of `upstream.check`.
+    ValueError: as of `upstream.check`, or the package does not answer.
     MissingProgramError: as of `tasks.load`.
   """
   upstream.check(evaluator, desktop_env_python)
   loaded, wrong = tasks_lib.survey(
       tasks, evaluator=chosen(evaluator, desktop_env_python))
+  theirs = [task for task in loaded if task.evaluator is None]
+  if theirs:
+    lacking = _ask_what_is_lacking(desktop_env_python, evaluator_processes,
+                                   theirs)
+    wrong |= lacking
+    loaded = tuple(task for task in loaded if str(task.path) not in lacking)
   notes = []
   count = sum(task.evaluator is None for task in loaded)
   if count:
@@ -164,6 +171,22 @@ def examine(tasks: Sequence[str], *, evaluator: str = 'own',
     notes.append(f'{count} of {len(loaded)} tasks ask for a proxy, and are '
                  'played without: env.arguments.proxies names none')
   return wrong, notes
+
+
+def _ask_what_is_lacking(
+    python: str, num_processes: int, tasks: Sequence[tasks_lib.Task]
+    ) -> dict[str, str]:
+  """Which tasks name what this version of desktop-env does not have."""
+  try:
+    with upstream.Service(python, num_processes=num_processes) as service:
+      answer = service.ask({
+          'do': 'check', 'seconds': upstream.SECONDS, 'evaluators': {
+              str(task.path): task_lists.read(task.path)['evaluator']
+              for task in tasks}})
+  except RuntimeError as error:
+    raise ValueError(str(error)) from error
+  return {path: f'{path}: desktop-env lacks {", ".join(names)}'
+          for path, names in answer['lacking'].items()}
 
 
 @contextlib.contextmanager

@@ -27,15 +27,20 @@ def work(order: dict[str, Any]) -> dict[str, Any]:
   """Does what an order says.
 
   Args:
-    order: `do` ('setup' or 'evaluate'), `task` (its JSON), `folder` (of its
+    order: `do` ('setup', 'evaluate', or 'check' with `evaluators`, those of
+      tasks by name, and nothing else), `task` (its JSON), `folder` (of its
       file), `address`, `chrome_port` and `vlc_port` (of the desktop), `token`,
       `screen_size`, `password`, `cache` (of the episode), `downloads`
       (`{url: path}`), `proxies` (a file, or ''), `failed` (the agent's last
       action said that it cannot be done).
 
   Returns:
-    `score` (of an evaluation) and perhaps a `note` on it, or an `error`.
+    `score` (of an evaluation) and perhaps a `note` on it, `lacking` (of a
+    check, what this version does not have, by name), or an `error`.
   """
+  if order['do'] == 'check':
+    found = {name: _lacking(x) for name, x in order['evaluators'].items()}
+    return {'lacking': {name: x for name, x in found.items() if x}}
   os.chdir(order['folder'])
   traffic = Traffic(order['address'], order['token'], order['downloads'])
   traffic.watch()
@@ -57,6 +62,22 @@ def work(order: dict[str, Any]) -> dict[str, Any]:
   if score < 1 and traffic.failures:
     return {'error': '; '.join(traffic.failures.values())}
   return {'score': score, 'note': note}
+
+
+def _lacking(evaluator: dict[str, Any]) -> list[str]:
+  """The metrics and getters of an evaluator that the package does not have."""
+  from desktop_env.evaluators import getters
+  from desktop_env.evaluators import metrics
+
+  def listed(name: str) -> list[Any]:
+    value = evaluator.get(name) or []
+    return value if isinstance(value, list) else [value]
+
+  names = {f'metric {name}': hasattr(metrics, name) for name in listed('func')
+           if name != 'infeasible'}
+  names |= {f'getter {state["type"]}': hasattr(getters, f'get_{state["type"]}')
+            for state in (*listed('result'), *listed('expected')) if state}
+  return [name for name, is_there in names.items() if not is_there]
 
 
 def _make_env(order: dict[str, Any]) -> Any:
