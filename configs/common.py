@@ -53,6 +53,8 @@ def base_config() -> ml_collections.ConfigDict:
   config.env.name = 'miniwob'  # 'desk', 'package.module:EnvClass', ...
   config.env.description = ''  # told in the first line of a run
   config.env.tasks = ()  # names or task files; empty is the training set
+  # Task files that cannot be played are an error, or are left out.
+  config.env.skip_unsupported = False
   # A task is one instance, the same in every round and in evaluation, as an
   # OSWorld task file is ('fixed'), or drawn anew each round ('drawn').
   config.env.episodes = 'fixed'

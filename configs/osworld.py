@@ -81,7 +81,6 @@ def _of_the_paper(
   with config.unlocked():
     # Elements would cost a request a step, and the model does not read them.
     config.env.arguments.read_tree = False
-  config.env.step_timeout = 660.0  # seconds; a virtual machine is restored
   common.add_large_model(config)
   return config
 
@@ -92,9 +91,22 @@ def _on_servers(config: ml_collections.ConfigDict) -> None:
   config.env.description = 'OSWorld servers'
   config.env.num_workers = 1  # at most one for each address
   with config.unlocked():
-    config.env.arguments.addresses = ('http://127.0.0.1:5000',)
-    config.env.arguments.pause = 2.0  # seconds; a virtual machine is slow
-    config.env.arguments.reset_command = ()  # how a machine is restored
+    arguments = config.env.arguments
+    arguments.addresses = ('http://127.0.0.1:5000',)
+    arguments.pause = 2.0  # seconds; a virtual machine is slow
+    arguments.reset_command = ()  # how a machine is restored
+    arguments.password = 'password'  # of the machine's user
+    # 'own', 'desktop_env', or ours where it covers a task, else that package.
+    arguments.evaluator = 'auto'
+    arguments.desktop_env_python = ''  # the interpreter that has the package
+    arguments.evaluator_processes = 32  # tasks it works on at once
+    arguments.proxies = ''  # a file, for tasks that ask for a proxy
+    arguments.settle_after_reset = 60.0  # seconds, as OSWorld waits
+    arguments.settle_before_evaluation = 20.0
+  # Seconds: a machine may take 600 to be restored and a task 300 to be set up.
+  config.env.start_timeout = 720.0
+  config.env.step_timeout = 1200.0
+  config.warm_start.demonstrations = 0  # OSWorld's tasks have no solutions
 
 
 def _on_desktops(

@@ -20,6 +20,7 @@ FREE_FIELDS = (
     'num_rounds', 'checkpoint_every', 'eval_every', 'eval_episodes',
     'env.num_workers', 'env.description', 'env.arguments.addresses',
     'env.step_timeout', 'env.start_timeout', 'env.arguments.step_timeout',
+    'env.arguments.desktop_env_python', 'env.arguments.evaluator_processes',
     'env.arguments.task_timeout')
 
 _COUNTS = (

@@ -41,7 +41,12 @@ def open_collector(
   if setup.world.simulator is not None:
     yield simulated(setup, should_stop)
     return
-  with worlds.make_pool(setup.world, setup.config) as pool:
+  with contextlib.ExitStack() as stack:
+    try:
+      stack.enter_context(setup.world.open_services())
+    except RuntimeError as error:
+      raise checks.UserError(str(error)) from error
+    pool = stack.enter_context(worlds.make_pool(setup.world, setup.config))
     try:
       while not pool.wait_for_start(collect_lib.POLL_SECONDS):
         if should_stop():

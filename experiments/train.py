@@ -55,6 +55,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     if config_path.exists():
       checks.check_same_config(config_path, config)
     files.replace(config_path, config.to_json(indent=2).encode())
+    _tell_tasks(setup.world, workdir / 'skipped_tasks.json')
     checkpoints = stack.enter_context(contextlib.closing(
         checkpoint.Checkpoints(workdir / 'checkpoints', _warn)))
     try:
@@ -88,18 +89,45 @@ def _train(
     _report(workdir, log, setup, progress)
 
 
+def _tell_tasks(world: worlds.World, path: pathlib.Path) -> None:
+  """Tells what there is to know of the tasks; lists what is left out."""
+  for note in world.notes:
+    _warn(note)
+  if world.skipped:
+    metrics.write_json(path, dict(world.skipped))
+
+
 def evaluate_run(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, *, split: str,
-    episodes: int) -> evaluation_lib.Evaluation:
-  """Evaluates the newest checkpoint of a run and writes the result there."""
+    episodes: int, fresh: bool = False) -> evaluation_lib.Evaluation:
+  """Evaluates a policy and writes the result into the folder of a run.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    split: see `worlds.make_world`.
+    episodes: a task.
+    fresh: evaluates what `policy.checkpoint` holds, not what the run made.
+
+  Returns:
+    The evaluation; `evaluation.json`, or `evaluation_<split>.json`, has it,
+    and for task files `results/` in OSWorld's layout.
+  """
   setup = setups.make_setup(config, worlds.make_world(config, workdir=workdir))
   shown = setup._replace(world=worlds.make_world(config, split, workdir))
-  params = newest_params(setup, workdir)
+  params = setup.policy.init(jax.random.key(config.seed)) if fresh else (
+      newest_params(setup, workdir))
+  _tell_tasks(shown.world, workdir / f'skipped_tasks_{split}.json')
   with (stopping.StopRequest() as stop, progress_lib.RunProgress(1) as progress,
         collectors.open_collector(shown, progress, stop) as collect):
     evaluation = _evaluate(shown, params, collect, episodes)
   name = 'evaluation' if split == 'train' else f'evaluation_{split}'
   metrics.write_json(workdir / f'{name}.json', evaluation)
+  if shown.world.domains:
+    observed = 'a11y_tree' if config.policy.name == 'element' else 'screenshot'
+    evaluation_lib.write_results(
+        workdir / 'results' / 'pyautogui' / observed / 'step_jax', evaluation,
+        shown.world.domains)
   return evaluation
 
 

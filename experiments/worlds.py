@@ -1,10 +1,11 @@
 """The environments that configs name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+import contextlib
 import functools
 import pathlib
 import sys
-from typing import Any, NamedTuple
+from typing import Any, ContextManager, NamedTuple
 
 import gymnasium
 import ml_collections
@@ -31,6 +32,11 @@ class World(NamedTuple):
   example: Any  # an observation without history, for shapes
   simulator: simulation.Simulator | None  # the same as pure functions
   draws: bool  # whether a seed draws an instance of a task
+  domains: tuple[str, ...] = ()  # of the tasks, where they are files
+  skipped: Mapping[str, str] = {}  # task files that are left out, and why
+  notes: tuple[str, ...] = ()  # what to tell at the start of a run
+  # What all environments share and somebody has to keep open.
+  open_services: Callable[[], ContextManager[None]] = contextlib.nullcontext
 
 
 def make_world(
@@ -41,7 +47,9 @@ def make_world(
   `env.name` names a `gymnasium.Env` that yields what a policy reads and takes
   `tasks`, `max_steps` and what `env.arguments` holds; its module lists
   TRAIN_TASKS and HELD_OUT_TASKS, or finds task files with
-  `find_tasks(env.tasks, split)`. It may have `example`, which takes the same
+  `find_tasks(env.tasks, split)`. It may say with `examine_tasks` which of them
+  cannot be played, keep with `open_services` what all environments share, both
+  as of the arguments, and have `example`, which takes the same
   arguments, if its observations have other sizes, `check_requirements` and
   `make_simulator`. Where a seed draws nothing, the class says
   `draws_episodes = False`. A vision-language policy drives it by
@@ -54,7 +62,8 @@ def make_world(
     workdir: of the run; pictures lie in a folder of it.
 
   Raises:
-    UserError: for an unknown environment, or programs that are missing.
+    UserError: for an unknown environment, programs that are missing, or task
+      files that cannot be played and that `env.skip_unsupported` keeps.
   """
   env_class = checks.load_attribute(
       _ALIASES.get(config.env.name, config.env.name))
@@ -63,8 +72,12 @@ def make_world(
   tasks = names = _find_tasks(module, tuple(config.env.tasks), split)
   if not tasks:
     raise checks.UserError(f'{config.env.name} has no tasks in split {split}')
+  domains: tuple[str, ...] = ()
+  skipped, notes = _examine(module, tasks, config, arguments)
   if hasattr(module, 'find_tasks'):  # they are files
+    tasks = tuple(task for task in tasks if task not in skipped)
     names = tuple(pathlib.Path(task).stem for task in tasks)
+    domains = tuple(pathlib.Path(task).parent.name for task in tasks)
   if len(set(names)) < len(names):
     raise checks.UserError('expected every task once in env.tasks')
   if hasattr(module, 'check_requirements'):
@@ -75,17 +88,41 @@ def make_world(
   make_env = functools.partial(
       env_class, tasks=tasks, max_steps=config.max_steps, **arguments)
   draws = getattr(env_class, 'draws_episodes', True)
+  world = World(names, make_env, None, None, draws, domains, skipped, notes)
+  if hasattr(module, 'open_services'):
+    world = world._replace(open_services=functools.partial(
+        module.open_services, **arguments))
   if config.policy.name == 'qwen_vl':
-    return World(
-        names, _show_pictures(config, make_env, len(names), workdir),
-        picture_env.example(), None, draws)
+    return world._replace(
+        make_env=_show_pictures(config, make_env, len(names), workdir),
+        example=picture_env.example())
   example = getattr(module, 'example', base.example)(**arguments)
   make_simulator = getattr(module, 'make_simulator', None)
   try:
     simulator = make_simulator and make_simulator(tasks, config.max_steps)
   except ValueError as error:
     raise checks.UserError(str(error)) from error
-  return World(names, make_env, example, simulator, draws)
+  return world._replace(example=example, simulator=simulator)
+
+
+def _examine(
+    module: Any, tasks: tuple[str, ...], config: ml_collections.ConfigDict,
+    arguments: dict[str, Any]) -> tuple[Mapping[str, str], tuple[str, ...]]:
+  """What cannot be played and is left out, and what to tell."""
+  if not hasattr(module, 'examine_tasks'):
+    return {}, ()
+  try:
+    wrong, notes = module.examine_tasks(tasks, **arguments)
+  except (ValueError, base.MissingProgramError) as error:
+    raise checks.UserError(str(error)) from error
+  if not wrong:
+    return {}, tuple(notes)
+  sentence = module.summarise(wrong, len(tasks))
+  if not config.env.skip_unsupported or len(wrong) == len(tasks):
+    raise checks.UserError(
+        f'{sentence}; --config.env.skip_unsupported=True goes on with the '
+        f'other {len(tasks) - len(wrong)}')
+  return wrong, (f'left out: {sentence}', *notes)
 
 
 def _show_pictures(

@@ -8,6 +8,7 @@ from step_jax.envs import base
 from step_jax.envs.osworld import check_tasks
 from step_jax.envs.osworld import elements
 from step_jax.envs.osworld import env as env_lib
+from step_jax.envs.osworld import task_lists
 from step_jax.envs.osworld import tasks as tasks_lib
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'configs/tasks/desktop'
@@ -40,7 +41,7 @@ def test_there_are_enough_of_every_kind():
   assert len(TASKS['train']) >= 16
   assert len(TASKS['held_out']) >= 8
   assert sum(map(is_infeasible, ALL.values())) >= 3
-  programs = [tuple(tasks_lib.read(task.path)['related_apps'])
+  programs = [tuple(task_lists.read(task.path)['related_apps'])
               for task in ALL.values()]
   assert {program for row in programs for program in row} == {
       'mousepad', 'pcmanfm', 'libreoffice_calc', 'obconf'}
@@ -59,7 +60,7 @@ def test_the_split_is_disjoint():
 @pytest.mark.parametrize('split', TASKS)
 def test_every_named_file_is_there_and_no_other(split):
   named = {name for task in TASKS[split]
-           for name in names(tasks_lib.read(task.path))}
+           for name in names(task_lists.read(task.path))}
   assert named == {f'files/{path.name}'
                    for path in (FOLDER / split / 'files').iterdir()}
 

@@ -58,6 +58,16 @@ def test_lost_episodes_are_neither_solved_nor_counted():
   np.testing.assert_array_equal(evaluation.success_rates(result), [.5, .5])
 
 
+def test_results_are_laid_out_as_osworld_s(tmp_path):
+  for valid, found in (([[1, 1], [1, 0]], {'os/a': .5, 'vlc/b': 1.}),
+                       ([[1, 1], [0, 0]], {'os/a': .5})):
+    result, _ = _evaluate([[1, 0], [1, 0]], valid, tasks=('a', 'b'))
+    evaluation.write_results(tmp_path / 'model', result, ('os', 'vlc'))
+    assert {str(path.parent.relative_to(tmp_path / 'model')):
+            float(path.read_text())
+            for path in tmp_path.glob('*/*/*/result.txt')} == found
+
+
 def test_tasks_above_60_are_above():
   # 3 of 5 is 60 %, and not above; 4 of 5 is; the third task was lost.
   result, _ = _evaluate(

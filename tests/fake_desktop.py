@@ -127,6 +127,8 @@ class FakeDesktop:
         'Authorization') != f'Bearer {self.token}':
       return self._send(handler, 401, b'no')
     failure = self.failures[route].pop(0) if self.failures[route] else ''
+    if failure == 200:
+      failure = ''  # as if none
     if failure == 'slow':
       time.sleep(0.3)
     elif failure == 'freeze':
@@ -160,7 +162,7 @@ class FakeDesktop:
     if route == '/setup/upload':
       self.files[body['file_path']] = body['file_data']
       return 200, b'File Uploaded'
-    if route == '/execute':
+    if route in ('/execute', '/setup/execute'):
       output = self.on_execute(body['command'])
       code = 0
       if isinstance(output, tuple):

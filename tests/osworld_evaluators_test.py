@@ -328,24 +328,46 @@ def test_a_whole_file_that_unpacks_to_too_much_scores_0(
     assert score(context, **fields) == value
 
 
-def test_an_expected_file_that_is_missing_is_no_score(context, fake):
-  fake.files = {'/a': b'x'}
-  with pytest.raises(client_lib.DesktopError, match='expected file /gold'):
-    score(context, func='compare_text_file', result=file('/a', 'a'),
-          expected=file('/gold', 'g'))
-
-
 @pytest.mark.parametrize('route, result', [
     ('/execute', OUTPUT), ('/file', file('/a', 'a'))])
-@pytest.mark.parametrize('failure', ['error', 'drop'])
-def test_a_desktop_that_fails_is_no_score(
-    fake, context, route, result, failure):
-  fake.failures[route] = [failure] * 9
+def test_a_desktop_that_fails_is_no_score(fake, context, route, result):
+  fake.failures[route] = ['drop'] * 9
   text = result is OUTPUT
   with pytest.raises(client_lib.DesktopError, match=route):
     score(context, func='exact_match' if text else 'compare_text_file',
           result=result,
           expected=rule(expected='') if text else file('/b', 'b'))
+
+
+TEXT_FILE = dict(func='compare_text_file', result=file('/a', 'a'),
+                 expected=file('/gold', 'g'))
+# What the agent can cause, and what the desktop answers then.
+AGENTS = {
+    'it removed the result': (TEXT_FILE, {'/file': [404]}),
+    'it removed what it is compared with': (TEXT_FILE, {'/file': [200, 404]}),
+    'it spoilt what it is compared with': (
+        dict(func='compare_docx_files', result=file('/b', 'b.docx'),
+             expected=file('/a', 'a.docx')), {}),
+    'it made a folder of the file': (TEXT_FILE, {'/file': [500] * 3}),
+    'output that is not UTF-8, or no such program': (
+        dict(func='exact_match', result=OUTPUT, expected=rule(expected='')),
+        {'/execute': [500]}),
+    'it removed what is opened before the evaluation': (
+        dict(TEXT_FILE, postconfig=[
+            {'type': 'open', 'parameters': {'path': '/a'}}]),
+        {'/setup/open_file': [404]}),
+}
+
+
+@pytest.mark.parametrize('row', AGENTS)
+def test_what_the_agent_can_cause_scores_0(fake, context, row):
+  fields, failures = AGENTS[row]
+  fake.files = {'/a': b'x', '/gold': b'x', '/b': document('x')}
+  fake.failures.update(failures)
+  assert score(context, **fields) == 0
+  fake.failures.clear()
+  assert not failures or fields['func'] == 'exact_match' or (
+      score(context, **fields) == 1)
 
 
 def test_an_expected_file_of_the_task_folder(fake, context):

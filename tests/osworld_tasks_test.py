@@ -1,6 +1,8 @@
 """Task files: what is right, and the file and field of what is not."""
 
 import json
+import os
+import pathlib
 import re
 
 import httpx
@@ -8,7 +10,9 @@ import pytest
 
 from step_jax.envs.osworld import checks
 from step_jax.envs.osworld import client as client_lib
+from step_jax.envs.osworld import judge
 from step_jax.envs.osworld import setup
+from step_jax.envs.osworld import task_lists
 from step_jax.envs.osworld import tasks
 from tests import fake_desktop
 
@@ -68,6 +72,8 @@ def write(tmp_path):
     step('sleep', seconds=.5),
     step('activate_window', window_name='a', strict=True, by_class=False),
     step('close_window', window_name='a'),
+    step('execute', command='ls', shell='true'),
+    {'hint': 'x', 'env_may_change': True, 'proxy': True},
     {'evaluator': {'func': 'infeasible'}},
     evaluator(postconfig=[{'type': 'sleep', 'parameters': {'seconds': 1}}]),
     evaluator(func=['exact_match', 'compare_text_file'], conj='or',
@@ -202,8 +208,7 @@ def test_wrong_files_name_file_and_field(write, fields, message):
   assert message in str(caught.value)
 
 
-@pytest.mark.parametrize('missing', ['id', 'instruction', 'config',
-                                     'evaluator'])
+@pytest.mark.parametrize('missing', ['id', 'instruction', 'evaluator'])
 def test_missing_fields(write, missing):
   path = write()
   value = example()
@@ -374,17 +379,20 @@ def test_what_a_command_returns_and_windows_that_are_gone_are_ignored(context):
   run(context, 'execute', command=['false'])
   fake.failures['/setup/activate_window'] = [404]
   run(context, 'activate_window', window_name='gone')
+  fake.failures.update({'/execute': [500], '/setup/launch': [500]})
+  run(context, 'execute', command=['not-there'])
+  run(context, 'launch', command=['not-there'])
 
 
-@pytest.mark.parametrize('kind, route, parameters', [
-    ('launch', '/setup/launch', {'command': 'a'}),
-    ('open', '/setup/open_file', {'path': '/a'}),
-    ('execute', '/execute', {'command': 'a'}),
+@pytest.mark.parametrize('kind, route, parameters, failure', [
+    ('launch', '/setup/launch', {'command': 'a'}, 'drop'),
+    ('open', '/setup/open_file', {'path': '/a'}, 'error'),
+    ('execute', '/execute', {'command': 'a'}, 'drop'),
 ])
 def test_failures_of_the_desktop_come_through(
-    context, kind, route, parameters):
+    context, kind, route, parameters, failure):
   fake, context = context
-  fake.failures[route] = ['error']
+  fake.failures[route] = [failure]
   with pytest.raises(client_lib.DesktopError, match=re.escape(route)):
     run(context, kind, **parameters)
 
@@ -399,3 +407,101 @@ def test_a_download_that_fails_is_one_sentence(context, monkeypatch):
   with pytest.raises(client_lib.DesktopError,
                      match='^https://a/b could not be downloaded: .*network'):
     run(context, 'download', files=[{'url': 'https://a/b', 'path': '/c'}])
+
+
+# Lists of ids, and what cannot be played.
+
+
+@pytest.fixture
+def evaluation_examples(tmp_path):
+  """OSWorld's folder with four tasks, of which our evaluators cover one."""
+  theirs = {'func': 'compare_pptx_files', 'result': FILE, 'expected': FILE}
+  for name, fields in (
+      ('os/a', {}), ('os/b', {'evaluator': theirs, 'proxy': True}),
+      ('chrome/c', {'evaluator': theirs}),
+      ('chrome/d', step('googledrive', settings_file='x'))):
+    path = tmp_path / 'examples' / f'{name}.json'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(example(id=path.stem, **fields)))
+  return tmp_path
+
+
+@pytest.mark.parametrize('name, text, found', [
+    ('all.json', '{"os": ["b", "a"], "chrome": ["d"]}', 'bad'),
+    ('mine.txt', '# mine\n\nchrome/c\n a \n', 'ca'),
+    ('examples', None, 'cdab'),
+    ('examples/os', None, 'ab'),
+    ('wrong.txt', 'os/c', "expected ids of task files in .*, got 'os/c'"),
+    ('wrong.json', '{"os": ["../os/z"]}', "got 'os/../os/z'"),
+    ('none.txt', '#', 'expected ids, a line each'),
+    ('examples/os/far.txt', 'a', 'expected the folder .*examples beside')])
+def test_lists_of_ids(evaluation_examples, name, text, found):
+  path = evaluation_examples / name
+  if text:
+    path.write_text(text)
+  if found.startswith(('expected', 'got')):
+    with pytest.raises(checks.TaskError, match=found):
+      task_lists.find_split((str(path),), 'train')
+  else:
+    assert ''.join(pathlib.Path(file).stem for file in task_lists.find_split(
+        (str(path),), 'train')) == found
+
+
+def test_what_cannot_be_played_is_counted(evaluation_examples, capsys):
+  paths = task_lists.find(evaluation_examples / 'examples')
+  for evaluator, played, theirs, kinds in (
+      ('own', 'a', 0, '2 x evaluator.func: expected one of.*; 1 x config.type'),
+      ('auto', 'cab', 2, 'd.json: needs a Google account'),
+      ('desktop_env', 'cab', 3, 'd.json: needs a Google account')):
+    loaded, wrong = tasks.survey(paths, evaluator=evaluator)
+    assert ''.join(task.id for task in loaded) == played
+    assert sum(task.evaluator is None for task in loaded) == theirs
+    assert len(wrong) == 4 - len(played)
+    with pytest.raises(checks.TaskError, match=kinds):
+      tasks.load_all(evaluation_examples / 'examples', evaluator=evaluator)
+  assert tasks.load(paths[1], evaluator='auto').needs
+  folder = str(evaluation_examples / 'examples')
+  assert tasks.main([folder, '--evaluator=auto']) == 2
+  output = capsys.readouterr()
+  assert output.out == '3 tasks are right, 0 have a solution, 2 are for ' + (
+      'desktop-env\n')
+  assert output.err.count('needs a Google account') == 2
+  wrong = evaluation_examples / 'examples/os/a.json'
+  wrong.write_text(json.dumps(example(evaluator={})))
+  with pytest.raises(checks.TaskError, match='evaluator: expected a field fun'):
+    tasks.load(wrong, evaluator='desktop_env')
+
+
+def test_notes_are_said_once(evaluation_examples):
+  paths = task_lists.find(evaluation_examples / 'examples' / 'os')
+  for proxies, sentences in (('', 1), ('proxies.json', 0)):
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(judge.upstream, 'check', lambda *_: None)
+      patch.setattr(judge, '_ask_what_is_lacking', lambda *_: {})
+      wrong, notes = judge.examine(
+          paths, evaluator='auto', desktop_env_python='x', proxies=proxies,
+          pause=1.)
+    assert not wrong
+    assert sum('1 of 2 tasks ask for a proxy' in x for x in notes) == sentences
+
+
+def test_what_a_task_downloads():
+  assert list(tasks.urls({'a': [
+      {'url': 'https://a/b', 'path': '/b'}, {'url': 'https://a/rule'},
+      {'url': 'file://near', 'path': '/c'},
+      {'type': 'cloud_file', 'path': ['https://a/1', 'https://a/2']},
+      {'type': 'vm_file', 'path': 'https://a/none'}]})) == [
+          'https://a/b', 'file://near', 'https://a/1', 'https://a/2']
+
+
+def test_all_tasks_of_osworld():
+  """Opt-in: STEP_JAX_OSWORLD is the folder evaluation_examples."""
+  folder = os.environ.get('STEP_JAX_OSWORLD')
+  if not folder:
+    pytest.skip('STEP_JAX_OSWORLD names no folder evaluation_examples')
+  paths = task_lists.find(pathlib.Path(folder) / 'test_all.json')
+  loaded, wrong = tasks.survey(paths, evaluator='auto')
+  assert (len(paths), len(loaded)) == (369, 361)
+  assert all('needs a Google account' in reason for reason in wrong.values())
+  assert sum(task.evaluator is not None for task in loaded) >= 90
+  assert len([tasks.load(x, evaluator='desktop_env') for x in paths]) == 369

@@ -295,6 +295,17 @@ _BAD = {  # name: (command, what the sentence says)
     'no episodes': (
         (*_EVALUATE, '--workdir=changed', '--episodes=0'), 'episodes'),
     'no folder': (_EVALUATE, 'workdir'),
+    'a config without a model': (
+        (*_EVALUATE, _CONFIG, '--workdir=bad'), 'with --checkpoint=MODEL only'),
+    'a model of a run without one': (
+        (*_EVALUATE, '--workdir=changed', '--checkpoint=empty'),
+        'a config of a vision-language model'),
+    'an unknown variant': (
+        (*_EVALUATE, f'--config={_ROOT / "configs" / "osworld.py"}:nonsense',
+         '--workdir=bad', '--checkpoint=none'), 'nonsense'),
+    'a model that is not there': (
+        (*_EVALUATE, f'--config={_ROOT / "configs" / "vlm_tiny.py"}',
+         '--workdir=bad', '--checkpoint=none'), 'policy.checkpoint'),
 }
 
 

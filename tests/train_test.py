@@ -683,6 +683,19 @@ def test_a_run_is_evaluated_on_other_tasks(run, tmp_path, split, tasks):
       task: row for task, row in found.items() if task in before}.items()
 
 
+def test_a_policy_that_is_not_trained_is_evaluated(tmp_path, monkeypatch):
+  made = worlds.make_world(_config())
+  monkeypatch.setattr(worlds, 'make_world', lambda *_, **__: made._replace(
+      domains=('os',) * _NUM_TASKS, skipped={'x.json': 'why'}))
+  found = train.evaluate_run(
+      _config(), tmp_path, split='train', episodes=1, fresh=True)
+  results = tmp_path / 'results' / 'pyautogui' / 'a11y_tree' / 'step_jax'
+  assert {path.parent.name for path in results.glob('os/*/result.txt')} == set(
+      found)
+  assert metrics.read_json(tmp_path / 'skipped_tasks_train.json') == {
+      'x.json': 'why'}
+
+
 def test_a_run_without_a_checkpoint_cannot_be_evaluated(tmp_path):
   with pytest.raises(checks.UserError, match='no checkpoint'):
     train.evaluate_run(_config(), tmp_path, split='train', episodes=1)

@@ -65,13 +65,13 @@ def lease(addresses: Sequence[str], *, name: str,
     raise ValueError(f'expected a list of addresses, got {addresses!r}')
   addresses = list(dict.fromkeys(
       address.rstrip('/') for address in addresses))
-  folder = _folder(name)
+  place = folder(name)
   deadline = time.monotonic() + seconds
   reasons: dict[str, str] = {}
   while True:
     for address in sorted(
-        addresses, key=lambda address: _last_failure(folder, address)):
-      if address in reasons or (taken := _take(folder, address)) is None:
+        addresses, key=lambda address: _last_failure(place, address)):
+      if address in reasons or (taken := _take(place, address)) is None:
         continue
       try:
         check(address)
@@ -90,14 +90,23 @@ def lease(addresses: Sequence[str], *, name: str,
     time.sleep(_PAUSE)
 
 
-def _folder(name: str) -> pathlib.Path:
-  """Not below TMPDIR, as every worker has one of its own."""
-  folder = pathlib.Path('/tmp') / f'step_jax_{name}_{os.getuid()}'
-  folder.mkdir(mode=0o700, exist_ok=True)
-  if folder.is_symlink() or not folder.is_dir() or (
-      folder.lstat().st_uid != os.getuid()):
-    raise ValueError(f'expected {folder} to belong to this user')
-  return folder
+def folder(name: str) -> pathlib.Path:
+  """Makes a folder that all processes of this user have, and nobody else.
+
+  It is not below TMPDIR, as every worker has one of its own.
+
+  Args:
+    name: of what is shared there.
+
+  Raises:
+    ValueError: somebody else has made it.
+  """
+  path = pathlib.Path('/tmp') / f'step_jax_{name}_{os.getuid()}'
+  path.mkdir(mode=0o700, exist_ok=True)
+  if path.is_symlink() or not path.is_dir() or (
+      path.lstat().st_uid != os.getuid()):
+    raise ValueError(f'expected {path} to belong to this user')
+  return path
 
 
 def _path(folder: pathlib.Path, address: str) -> pathlib.Path:

@@ -1,6 +1,7 @@
 """Evaluations: the same episodes for every method and round; their table."""
 
 from collections.abc import Callable, Sequence
+import pathlib
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from rich import table as rich_table
 from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import episodes as episodes_lib
 from step_jax.rollout import workers
+from step_jax.runs import files
 
 Evaluation = dict[str, dict[str, Any]]
 
@@ -97,6 +99,28 @@ def success_rates(evaluation: Evaluation, prefix: str = '') -> np.ndarray:
   return np.array([
       row[f'{prefix}success_rate'] for row in evaluation.values()
       if row.get(f'{prefix}episodes')])
+
+
+def write_results(folder: pathlib.Path, evaluation: Evaluation,
+                  domains: Sequence[str]) -> None:
+  """Writes a `result.txt` for each task, where OSWorld's show_result reads it.
+
+  Args:
+    folder: of a model, such as `results/pyautogui/screenshot/<model>`; what an
+      earlier evaluation left there of these tasks is replaced.
+    evaluation: from `evaluate`; a task that could not be evaluated has no file.
+    domains: of its tasks.
+
+  Raises:
+    WriteError: it cannot be written.
+  """
+  for (task, row), domain in zip(evaluation.items(), domains, strict=True):
+    path = folder / domain / task / 'result.txt'
+    with files.writing(path):
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.unlink(missing_ok=True)
+    if row['success_rate'] is not None:
+      files.replace(path, f'{row["success_rate"]}\n'.encode())
 
 
 def make_table(

@@ -17,7 +17,8 @@ _KINDS: dict[str, str] = {
     'any': 'anything',
 }
 _WEB = ('http://', 'https://')
-_FILE = 'file://'
+FILE = 'file://'
+SOURCES = (*_WEB, FILE)
 
 
 class TaskError(ValueError):
@@ -143,8 +144,8 @@ def check_source(value: Any, field: Field) -> None:
     TaskError: for anything else, or a file that is not there.
   """
   check_kind(value, 'text', field)
-  if value.startswith(_FILE):
-    check_local(value.removeprefix(_FILE), field)
+  if value.startswith(FILE):
+    check_local(value.removeprefix(FILE), field)
   elif not value.startswith(_WEB):
     raise field.error('http://..., https://... or file://NAME', value)
 

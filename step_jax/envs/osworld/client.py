@@ -34,6 +34,14 @@ class DesktopError(RuntimeError):
   """The desktop, or the way to it, broke; the episode is lost."""
 
 
+class AnswerError(DesktopError):
+  """The desktop answered that it could not: status 404 or 500.
+
+  A restored machine answers so where a task asks for what is not there, and
+  OSWorld goes on; once the agent has acted, it can be the agent's doing.
+  """
+
+
 class Output(NamedTuple):
   """What a command of the desktop wrote, and how it ended."""
   output: str
@@ -207,12 +215,15 @@ class Client:
           return response
         reason = f'status {response.status_code}: {response.text[:200]!r}'
         error: Exception | None = None
+        kind = AnswerError if response.status_code in (404, 500) else (
+            DesktopError)
       except httpx.HTTPError as caught:
         reason, error = f'{type(caught).__name__} {caught}'.strip(), caught
+        kind = DesktopError
       refused = error is None and response.status_code < 500
       never_sent = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
       if refused or not (repeat or never_sent) or attempt >= _RETRIES:
-        raise self._error(route, reason) from error
+        raise kind(f'{self.address}{route} failed: {reason}') from error
       time.sleep(self._retry_pause)
     raise AssertionError
 

@@ -11,60 +11,36 @@ a score of 1.
 
 from collections.abc import Sequence
 import io
-import itertools
 import os
 import time
 from typing import Any
 
 import gymnasium
-from gymnasium import spaces
 import numpy as np
 
 from step_jax.codecs import actions
 from step_jax.envs import base
 from step_jax.envs.osworld import client as client_lib
 from step_jax.envs.osworld import elements
-from step_jax.envs.osworld import evaluators
+from step_jax.envs.osworld import judge
+from step_jax.envs.osworld import looks
 from step_jax.envs.osworld import machines
 from step_jax.envs.osworld import program
-from step_jax.envs.osworld import setup
 from step_jax.envs.osworld import solutions
+from step_jax.envs.osworld import task_lists
 from step_jax.envs.osworld import tasks as tasks_lib
 from step_jax.envs.osworld import upstream
 from step_jax.rollout import pictures
 
-_START_SECONDS = 30.0  # for the first window of what a task starts
 _EXPERT_SECONDS = 15.0  # for an element that a scripted solution waits for
-_MAX_READS = 3  # of a screen of which the desktop tells only a part,
-_ANSWER_SECONDS = 10.0  # or nothing at all, since an application hangs
 _LOOK_PAUSE = 0.2  # seconds between two looks at a screen that changes
 
-find_tasks = tasks_lib.find_split
-
-
-def example(screenshots: str | os.PathLike = '', **_: Any
-            ) -> base.Observation:
-  """An empty screen, for shapes.
-
-  Args:
-    screenshots: as `OSWorldEnv` has it; so is the rest, which changes no shape.
-
-  Returns:
-    An observation.
-  """
-  observation = base.example()
-  if screenshots:
-    observation['screenshot'] = np.array(-1, np.int32)
-  return observation
-
-
-def observation_space(screenshots: bool = False) -> spaces.Dict:
-  """`base.observation_space`, with `screenshot` where there is a store."""
-  space = base.observation_space()
-  if screenshots:
-    space = spaces.Dict({**space.spaces, 'screenshot': spaces.Box(
-        -1, np.iinfo(np.int32).max, (), np.int32)})
-  return space
+# What a run asks of an environment whose tasks are files.
+find_tasks = task_lists.find_split
+examine_tasks = judge.examine
+open_services = judge.open_services
+summarise = tasks_lib.summary
+example = looks.example
 
 
 class OSWorldEnv(gymnasium.Env):
@@ -83,15 +59,20 @@ class OSWorldEnv(gymnasium.Env):
   takes one that nobody has; it is free again when the process ends.
 
   Args:
-    tasks: a folder of task files, or the files.
+    tasks: a folder or list of task files, or the files.
     max_steps: T, after which an episode is truncated, and evaluated.
-    addresses: of desktops, such as 'http://10.0.0.1:5000'.
+    addresses: of desktops, as `machines.Machine` has them.
     token: of these desktops, sent as `Authorization: Bearer`; by default the
       environment variable STEP_JAX_DESKTOP_TOKEN.
     pause: seconds from an action to a look at the screen; OSWorld waits 2.
-    evaluator: 'own', or 'desktop_env' for the package's own evaluators.
+    evaluator: 'own'; 'desktop_env' for the package's own setup and evaluators;
+      or 'auto': our own where they cover all of a task, else the package.
     desktop_env_python: the interpreter of a virtual environment with the
-      package desktop-env, for evaluator='desktop_env'.
+      package desktop-env; 'auto' without it is 'own'.
+    evaluator_processes: tasks that the package works on at once, in all.
+    proxies: a file of proxies, as the package has it, or ''.
+    settle_after_reset: seconds after a task's setup; OSWorld waits 60.
+    settle_before_evaluation: seconds; OSWorld waits 20.
     reset_command: a command of this machine that restores a desktop which
       cannot do so itself, before each episode; '{address}' in it is replaced.
     screenshots: a folder for pictures of every step; empty takes none.
@@ -116,6 +97,8 @@ class OSWorldEnv(gymnasium.Env):
       self, tasks: str | os.PathLike | Sequence[str | os.PathLike],
       max_steps: int = 15, *, addresses: Sequence[str] = (), token: str = '',
       pause: float = 0.3, evaluator: str = 'own', desktop_env_python: str = '',
+      evaluator_processes: int = 32, proxies: str = '',
+      settle_after_reset: float = 0., settle_before_evaluation: float = 0.,
       reset_command: Sequence[str] = (), screenshots: str | os.PathLike = '',
       max_screenshot_size: int = 0, read_tree: bool = True,
       password: str = 'password', render_mode: str | None = None):
@@ -123,24 +106,32 @@ class OSWorldEnv(gymnasium.Env):
       raise ValueError(f"expected render_mode 'rgb_array', got {render_mode!r}")
     if max_steps < 1:
       raise ValueError(f'expected max_steps of at least 1, got {max_steps}')
-    if not pause >= 0:
-      raise ValueError(f'expected a pause of at least 0, got {pause}')
+    for name, seconds in (
+        ('pause', pause), ('settle_after_reset', settle_after_reset),
+        ('settle_before_evaluation', settle_before_evaluation)):
+      if not seconds >= 0:
+        raise ValueError(f'expected {name} of at least 0, got {seconds}')
     upstream.check(evaluator, desktop_env_python)
-    self._tasks = tasks_lib.load_all(tasks, evaluator=evaluator)
+    self._tasks = tasks_lib.load_all(
+        tasks, evaluator=judge.chosen(evaluator, desktop_env_python))
     self.tasks = tuple(task.id for task in self._tasks)
     self.max_steps = max_steps
     self.render_mode = render_mode
-    self.observation_space = observation_space(bool(screenshots))
+    self.observation_space = looks.observation_space(bool(screenshots))
     self.action_space = base.action_space()
     self._pause = pause
     self._read_tree = read_tree
-    self._password = password
-    self._python = desktop_env_python if evaluator == 'desktop_env' else ''
     self._store = pictures.ScreenshotStore(
         screenshots, max_size=max_screenshot_size) if screenshots else None
     self._machine = machines.Machine(
         addresses, token=token or os.environ.get('STEP_JAX_DESKTOP_TOKEN', ''),
         reset_command=reset_command)
+    self._judge = judge.Judge(
+        self._machine, python=desktop_env_python,
+        num_processes=evaluator_processes, password=password, proxies=proxies,
+        settle_after_reset=settle_after_reset,
+        settle_before_evaluation=settle_before_evaluation)
+    self._note = ''  # on the evaluation
     self._task = self._tasks[0]
     self._tree: elements.Tree | None = None
     self._screen = base.make_screen('', ())
@@ -166,9 +157,10 @@ class OSWorldEnv(gymnasium.Env):
       self._script = list(
           solution.wrong if options['expert'] == 'wrong' else solution.steps)
     self._num_steps, self._ended, self._tree = 0, False, None
+    self._note = ''
     try:
       self._machine.restore()
-      setup.run_steps(self._task.config, self._context())
+      self._judge.prepare(self._task)
       self._wait_for_windows()
       return self._observation(), self._info()
     except client_lib.DesktopError:
@@ -191,8 +183,9 @@ class OSWorldEnv(gymnasium.Env):
         self._act(parts)
       if terminated or truncated:
         self._ended = True
-        reward = float(self._evaluate(failed=kind == 'fail') >= 1)
-        self._check_applications(reward)
+        score, self._note = self._judge.evaluate(
+            self._task, failed=kind == 'fail')
+        reward = float(score >= 1)
       return (self._observation(), reward, terminated, truncated, self._info())
     except client_lib.DesktopError:
       self._tree = None
@@ -243,14 +236,9 @@ class OSWorldEnv(gymnasium.Env):
         pause=self._pause)
     time.sleep(self._pause)
     if self._read_tree or self._expert:
-      self._look()
+      self._read()
     else:
       self._screen = base.make_screen(self._task.instruction, ())
-      self._finish_look()
-
-  def _look(self) -> None:
-    """Reads the screen and takes its picture."""
-    self._read()
     self._finish_look()
 
   def _finish_look(self) -> None:
@@ -263,75 +251,22 @@ class OSWorldEnv(gymnasium.Env):
     if self._store is not None:
       self._screenshot = self._store.put(self._machine.client.screenshot())
 
-  def _read(self) -> None:
-    """Reads the screen, again where the desktop told only a part of it."""
-    client, size = self._machine.client, self._machine.screen_size
-    deadline = time.monotonic() + _ANSWER_SECONDS
-    for count in itertools.count(1):
-      try:
-        tree = elements.parse(client.accessibility(), size)
-      except ValueError as error:
-        raise client_lib.DesktopError(f'{client.address}: {error}') from error
-      if tree.is_complete or tree.items and count >= _MAX_READS:
-        break
-      if time.monotonic() > deadline:
-        raise client_lib.DesktopError(
-            f'{client.address}: an application does not answer')
-    self._tree = tree
+  def _read(self) -> elements.Tree:
+    self._tree = looks.read(self._machine.client, self._machine.screen_size)
     self._screen = base.make_screen(
         self._task.instruction, [item.record for item in self._tree.items],
         verbs=elements.VERBS)
+    return self._tree
 
   def _wait_for_windows(self) -> None:
     """Waits until what the task starts is there, and stands still."""
     starts = any(step['type'] in ('launch', 'open')
                  for step in self._task.config)
-    deadline = time.monotonic() + _START_SECONDS
-    before = None
-    while True:
-      self._read()
-      assert self._tree is not None
-      is_there = bool(self._tree.items) or not starts
-      if is_there and self._tree == before:
-        break
-      if time.monotonic() > deadline:
-        if is_there:
-          break  # a screen that always moves
-        raise client_lib.DesktopError(
-            f'{self._machine.client.address}: {self._task.id} shows no window '
-            f'after {_START_SECONDS:g} s')
-      before = self._tree
-      time.sleep(_LOOK_PAUSE)
-    self._finish_look()
-
-  def _context(self) -> setup.Context:
-    return setup.Context(
-        client=self._machine.client, folder=self._task.path.parent,
-        cache=tasks_lib.default_cache(), password=self._password)
-
-  def _evaluate(self, *, failed: bool) -> float:
-    if self._task.evaluator is None:
-      return self._evaluate_upstream(failed)
-    return evaluators.evaluate(
-        self._task.evaluator, self._context(), failed=failed)
-
-  def _check_applications(self, reward: float) -> None:
-    """Where one broke, a failure is not the agent's."""
-    crashed = self._machine.client.crashed() if not reward else []
-    if crashed:
+    if not looks.settle(self._read, starts=starts, pause=_LOOK_PAUSE):
       raise client_lib.DesktopError(
-          f'{self._machine.client.address}: {crashed[0]} broke')
-
-  def _evaluate_upstream(self, failed: bool) -> float:
-    task = self._context().fill(tasks_lib.read(self._task.path))
-    try:
-      return upstream.evaluate(
-          self._python, task, address=self._machine.client.address,
-          token=self._machine.token, screen_size=self._machine.screen_size,
-          failed=failed, cache=str(tasks_lib.default_cache()),
-          password=self._password)
-    except RuntimeError as error:
-      raise client_lib.DesktopError(str(error)) from error
+          f'{self._machine.client.address}: {self._task.id} shows no window in '
+          'time')
+    self._finish_look()
 
   def _observation(self) -> base.Observation:
     observation = base.encode_screen(self._screen)
@@ -342,6 +277,8 @@ class OSWorldEnv(gymnasium.Env):
   def _info(self) -> dict[str, Any]:
     info: dict[str, Any] = {
         'task': self._task.id, 'instruction': self._task.instruction}
+    if self._note:  # why desktop-env could not get to a score
+      info['evaluation'] = self._note
     if self._expert and not self._ended:
       proposal = self._propose()
       # An element that does not come ends a demonstration that has failed.
@@ -357,5 +294,6 @@ class OSWorldEnv(gymnasium.Env):
     return np.asarray(picture.convert('RGB'))
 
   def close(self) -> None:
+    self._judge.close()
     self._machine.close()
     self._tree = None

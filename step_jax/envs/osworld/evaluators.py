@@ -16,7 +16,8 @@ refused when a task is loaded.
                          delete_empty_lines
   infeasible             the agent said that it cannot be done
 
-A file that the agent spoilt scores 0; a desktop that does not answer raises.
+What the agent can cause scores 0: a file that it spoilt or removed, a desktop
+that answers that it cannot. A desktop that does not answer raises.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,6 +31,7 @@ import zipfile
 from step_jax.envs import base
 from step_jax.envs.osworld import checks
 from step_jax.envs.osworld import client as client_lib
+from step_jax.envs.osworld import documents
 from step_jax.envs.osworld import setup
 from step_jax.envs.osworld import tables
 
@@ -165,9 +167,13 @@ def evaluate(evaluator: Evaluator, context: setup.Context, *,
     failed: the agent's last action said that the task cannot be done.
 
   Raises:
-    DesktopError: the desktop does not answer, or an expected file is not had.
+    DesktopError: the desktop does not answer, or the web, where an expected
+      file is.
   """
-  setup.run_steps(evaluator.postconfig, context)
+  try:
+    setup.run_steps(evaluator.postconfig, context)
+  except client_lib.AnswerError:
+    return 0.
   if not evaluator.tests or failed:
     return float(failed and not evaluator.tests)
   scores = []
@@ -188,13 +194,16 @@ def _score(test: Test, context: setup.Context) -> float:
   if test.expected is not None:
     expected = _get(test.expected, context)
     if expected is None:
-      raise client_lib.DesktopError(
-          f'{context.client.address}: the expected file '
-          f'{test.expected["path"]} is not there')
+      return 0.
   if result is None or metric.result == 'file' and (
       not _is_readable(result, metric.ending)):
     return 0.
-  return float(metric.function(result, expected, **test.options))
+  try:
+    return float(metric.function(result, expected, **test.options))
+  except Exception:  # whatever is wrong with a file that the agent has spoilt
+    if test.expected is None or test.expected['type'] != 'vm_file':
+      raise
+    return 0.
 
 
 def _get(config: Mapping[str, Any], context: setup.Context) -> Any:
@@ -203,10 +212,13 @@ def _get(config: Mapping[str, Any], context: setup.Context) -> Any:
     return config['rules']
   if config['type'] == 'cloud_file':
     return context.read(config['path'])
-  if config['type'] == 'vm_file':
-    return context.client.read_file(config['path'])
-  return context.client.execute(
-      config['command'], shell=config.get('shell', False)).output
+  try:
+    if config['type'] == 'vm_file':
+      return context.client.read_file(config['path'])
+    return context.client.execute(
+        config['command'], shell=config.get('shell', False)).output
+  except client_lib.AnswerError:
+    return None
 
 
 def _is_readable(content: bytes, ending: str) -> bool:
@@ -247,33 +259,6 @@ def _compare_text_file(result: bytes, expected: bytes, *,
   return texts[0] == texts[1]
 
 
-def _compare_docx_files(result: bytes, expected: bytes, *,
-                        ignore_blanks: bool = True, ignore_case: bool = False,
-                        ignore_order: bool = False,
-                        delete_empty_lines: bool = False) -> bool:
-  import docx
-
-  documents = []
-  for content in (expected, result):
-    try:
-      document = docx.Document(io.BytesIO(content))
-      texts = [paragraph.text for paragraph in document.paragraphs]
-    except Exception:  # whatever is wrong with a file that the agent made
-      if content is expected:
-        raise
-      return False
-    if ignore_order:
-      texts.sort()
-    if delete_empty_lines:
-      texts = [text for text in texts if text.strip()]
-    if ignore_blanks:
-      texts = [re.sub(r'\s+', ' ', '\n'.join(texts)).strip()]
-    if ignore_case:
-      texts = [text.lower() for text in texts]
-    documents.append(texts)
-  return documents[0] == documents[1]
-
-
 _BLANKS = {'ignore_blanks': 'flag', 'ignore_case': 'flag'}
 _GETTERS = {
     'vm_command_line': Getter('text', {'command': 'command'},
@@ -292,7 +277,7 @@ METRICS = {
     'compare_table': Metric(
         tables.compare_table, 'file', 'file', {'rules': 'list'}, '.xlsx'),
     'compare_docx_files': Metric(
-        _compare_docx_files, 'file', 'file',
+        documents.compare_docx_files, 'file', 'file',
         {**_BLANKS, 'ignore_order': 'flag', 'delete_empty_lines': 'flag'},
         '.docx'),
 }

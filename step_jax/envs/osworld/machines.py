@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from urllib import parse
 
 from step_jax.envs import base
 from step_jax.envs import leases
@@ -21,13 +22,35 @@ _START_SECONDS = 30.0  # for a bare desktop
 _EXIT_SECONDS = 10.0
 _RESTORE_SECONDS = 600.0  # for a command that restores a virtual machine
 
+_PORTS = {'chrome': 9222, 'vlc': 8080}  # in OSWorld's machines
+
+
+def split(address: str) -> tuple[str, dict[str, int]]:
+  """Returns an address without its ports, and the ports of Chrome and VLC.
+
+  >>> split('http://10.0.0.1:5001#chrome=9223')
+  ('http://10.0.0.1:5001', {'chrome': 9223, 'vlc': 8080})
+
+  Raises:
+    ValueError: for ports that are none.
+  """
+  url, _, given = address.partition('#')
+  ports = {}
+  for name, port in parse.parse_qsl(given, keep_blank_values=True):
+    if name not in _PORTS or not port.isdecimal():
+      raise ValueError('expected ports such as #chrome=9222&vlc=8080 at the '
+                       f'end of an address, got {address!r}')
+    ports[name] = int(port)
+  return url, {**_PORTS, **ports}
+
 
 class Machine:
   """A desktop that is restored before each episode.
 
   Args:
     addresses: of desktops, one of which is taken; without any, a bare desktop
-      is started on this machine.
+      is started on this machine. An address may end in the ports of Chrome and
+      VLC, `#chrome=9223&vlc=8081`, where they are not 9222 and 8080.
     token: of the addresses.
     reset_command: restores a desktop that has no /reset; see `OSWorldEnv`.
 
@@ -44,8 +67,12 @@ class Machine:
     self._lease: leases.Lease | None = None
     self._local: subprocess.Popen[str] | None = None
     self._client: client_lib.Client | None = None
+    self.ports = dict(_PORTS)
     self._screen_size: tuple[int, int] | None = None
     self._is_local = not addresses
+    if not isinstance(addresses, str):
+      for address in addresses:
+        split(address)
     if addresses:
       self._take(addresses)
     else:
@@ -84,10 +111,10 @@ class Machine:
           'reset_command, a command that restores it, got none')
     command = [part.replace('{address}', address)
                for part in self._reset_command]
+    deadline = time.monotonic() + _RESTORE_SECONDS
     try:
       subprocess.run(command, check=True, capture_output=True, text=True,
                      timeout=_RESTORE_SECONDS, stdin=subprocess.DEVNULL)
-      deadline = time.monotonic() + _RESTORE_SECONDS
       while not self._answers() and time.monotonic() < deadline:
         time.sleep(1)
     except subprocess.CalledProcessError as error:
@@ -173,7 +200,8 @@ class Machine:
         error=client_lib.DesktopError, seconds=_LEASE_SECONDS)
 
   def _connect(self, address: str) -> None:
-    self._client = client_lib.Client(address, token=self.token)
+    url, self.ports = split(address)
+    self._client = client_lib.Client(url, token=self.token)
     try:
       self.restore()
     except BaseException:

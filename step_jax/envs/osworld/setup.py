@@ -11,9 +11,12 @@
 Local files lie in the folder of the task file. `{HOME}` in a text stands for
 the home directory of the desktop's user; so do OSWorld's own placeholders
 `{SCREEN_WIDTH}`, `{SCREEN_HEIGHT}`, the `_HALF` of both, `{CLIENT_PASSWORD}`.
+The package desktop-env has more steps, of which it only has to be known that
+they are there.
 """
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import dataclasses
 import pathlib
 import time
@@ -40,6 +43,10 @@ _STEPS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     'activate_window': ({'window_name': 'text'}, _WINDOW),
     'close_window': ({'window_name': 'text'}, _WINDOW),
 }
+# What desktop-env has besides; it knows the parameters.
+_THEIR_STEPS = (*_STEPS, 'chrome_open_tabs', 'chrome_close_tabs', 'login',
+                'googledrive', 'update_browse_history', 'change_wallpaper',
+                'execute_with_verification')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,6 +100,16 @@ def check_steps(steps: Any, field: checks.Field) -> None:
           'returncode': 'whole', 'stdout': 'text', 'stderr': 'text'})
 
 
+def check_kinds(steps: Any, field: checks.Field) -> None:
+  """Raises TaskError unless desktop-env knows these steps."""
+  checks.check_kind(steps, 'list', field)
+  for index, step in enumerate(steps):
+    place = field[index]
+    checks.check_fields(
+        step, place, required={'type': 'text', 'parameters': 'object'})
+    checks.check_choice(step['type'], _THEIR_STEPS, place['type'])
+
+
 def _check_files(kind: str, parameters: Step, field: checks.Field) -> None:
   if kind not in ('download', 'upload_file'):
     return
@@ -109,8 +126,8 @@ def _check_files(kind: str, parameters: Step, field: checks.Field) -> None:
 def run_steps(steps: Sequence[Step], context: Context) -> None:
   """Runs checked steps in their order.
 
-  As in OSWorld, what a program returns is ignored, and so is a window to
-  activate or close that is not there.
+  As in OSWorld, what a program returns is ignored, and so are a program that
+  cannot be started and a window to activate or close that is not there.
 
   Raises:
     DesktopError: when the desktop, or a download, fails.
@@ -132,7 +149,8 @@ def _run(kind: str, parameters: dict[str, Any], context: Context) -> None:
     command, shell = parameters['command'], parameters.get('shell', False)
     if isinstance(command, str) and not shell:
       command = command.split()
-    client.launch(command, shell=shell)
+    with contextlib.suppress(client_lib.AnswerError):
+      client.launch(command, shell=shell)
   elif kind == 'open':
     client.open_file(parameters['path'])
   elif kind in ('execute', 'command'):
@@ -150,14 +168,17 @@ def _execute(client: client_lib.Client, command: str | list[str],
   """Runs a program, with `until` again and again."""
   deadline = time.monotonic() + _UNTIL_SECONDS
   while True:
-    result = client.execute(command, shell=shell)
+    try:
+      result = client.execute(command, shell=shell)
+    except client_lib.AnswerError:
+      result = client_lib.Output('', '', -1)
     if not until or (
         until.get('returncode') == result.returncode
         or until.get('stdout', '\0') in result.output
         or until.get('stderr', '\0') in result.error):
       return
     if time.monotonic() > deadline:
-      raise client_lib.DesktopError(
+      raise client_lib.AnswerError(
           f'{client.address}: {command!r} did not get to {until} in '
           f'{_UNTIL_SECONDS:g} s')
     time.sleep(_UNTIL_PAUSE)

@@ -4,17 +4,18 @@
 
 says what is wrong with the files of a folder, or how many are right. With
 `--download` it also fetches what they name by URL into the cache, so that a
-run needs no network. A task file is `<id>.json`; `<id>.solution.json`, if it
-is there, is its scripted solution. Local files that a task names lie in its
-folder or below.
+run needs no network; with `--evaluator=auto` it counts who evaluates them. A
+task file is `<id>.json`; `<id>.solution.json`, if it is there, is its scripted
+solution. Local files that a task names lie in its folder or below.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+import collections
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
-import json
 import os
 import pathlib
+import re
 import sys
 from typing import Any
 
@@ -26,11 +27,15 @@ from step_jax.envs.osworld import elements
 from step_jax.envs.osworld import evaluators
 from step_jax.envs.osworld import setup
 from step_jax.envs.osworld import solutions
+from step_jax.envs.osworld import task_lists
 
-_SOLUTION = '.solution.json'
 # What else OSWorld's files say; none of it changes how a task is played here.
 _NOTES = ('snapshot', 'source', 'trajectory', 'related_apps', 'proxy',
-          'fixed_ip', 'possibility_of_env_change', 'comment')
+          'fixed_ip', 'possibility_of_env_change', 'comment', 'hint',
+          'env_may_change')
+EVALUATORS = ('own', 'desktop_env', 'auto')
+_MAX_KINDS = 3  # of what is wrong, in a summary
+_GOOGLE = "a Google account of somebody's"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,58 +45,11 @@ class Task:
   id: str
   instruction: str
   config: tuple[setup.Step, ...]
-  evaluator: evaluators.Evaluator | None  # None: handed to desktop-env
+  # None: desktop-env prepares the task and evaluates it.
+  evaluator: evaluators.Evaluator | None
   solution: solutions.Solution | None
-
-
-def find(tasks: str | os.PathLike | Sequence[str | os.PathLike]
-         ) -> tuple[pathlib.Path, ...]:
-  """Returns the task files of a folder, by name, or the files as given.
-
-  Raises:
-    TaskError: for a folder without task files.
-  """
-  if not isinstance(tasks, (str, os.PathLike)):
-    return tuple(pathlib.Path(path) for path in tasks)
-  folder = pathlib.Path(tasks)
-  if folder.is_file():
-    return (folder,)
-  found = sorted(path for path in folder.glob('*.json')
-                 if not path.name.endswith(_SOLUTION))
-  if not found:
-    raise checks.TaskError(
-        f'{folder}: expected a folder with task files, <id>.json, got none')
-  return tuple(found)
-
-
-def find_split(given: Sequence[str], split: str) -> tuple[str, ...]:
-  """Returns the task files of a split.
-
-  Args:
-    given: task files, folders of them, or folders that hold such folders,
-      `train` and `held_out`. What is given directly is for training.
-    split: 'train', 'held_out' or 'all'.
-
-  Returns:
-    The files, in the order given, those of a folder by name.
-
-  Raises:
-    TaskError: there are none where some should be.
-  """
-  if not given:
-    raise checks.TaskError(
-        'expected env.tasks to name task files or their folder, such as '
-        "('configs/tasks/desktop',), got none")
-  splits = ('train', 'held_out') if split == 'all' else (split,)
-  found: list[str] = []
-  for name in splits:
-    for path in map(pathlib.Path, given):
-      inner = path / name
-      if (path / 'train').is_dir():
-        found += map(str, find(inner) if inner.is_dir() else ())
-      elif name == 'train':
-        found += map(str, find(path))
-  return tuple(found)
+  needs: str = ''  # what nobody has who only has machines; '': nothing
+  proxy: bool = False  # it asks for one
 
 
 def load(path: str | os.PathLike, *, evaluator: str = 'own') -> Task:
@@ -99,8 +57,9 @@ def load(path: str | os.PathLike, *, evaluator: str = 'own') -> Task:
 
   Args:
     path: of the file.
-    evaluator: 'own', or 'desktop_env', which leaves getters and metrics to
-      that package: they are not checked.
+    evaluator: 'own'; 'desktop_env', which leaves steps, getters and metrics to
+      that package: only the kinds of the steps are checked; or 'auto', our own
+      where every part of the task is covered, and the package for the others.
 
   Returns:
     The task.
@@ -111,21 +70,49 @@ def load(path: str | os.PathLike, *, evaluator: str = 'own') -> Task:
   """
   path = pathlib.Path(path)
   field = checks.Field(path)
-  value = read(path)
+  value = task_lists.read(path)
   checks.check_fields(
-      value, field, optional=dict.fromkeys(_NOTES, 'any'), required={
-          'id': 'text', 'instruction': 'text', 'config': 'list',
-          'evaluator': 'object'})
+      value, field, optional={**dict.fromkeys(_NOTES, 'any'), 'config': 'list'},
+      required={'id': 'text', 'instruction': 'text', 'evaluator': 'object'})
   _check_instruction(value['instruction'], field['instruction'])
-  setup.check_steps(value['config'], field['config'])
-  solution = path.with_suffix(_SOLUTION)
+  config = value.get('config', [])
+  own = None
+  if evaluator != 'desktop_env':
+    try:
+      setup.check_steps(config, field['config'])
+      own = evaluators.load(value['evaluator'], field['evaluator'])
+    except (checks.TaskError, base.MissingProgramError):
+      if evaluator == 'own':
+        raise
+  if own is None:
+    _check_theirs(value, field)
+  solution = path.with_suffix(task_lists.SOLUTION)
   return Task(
       path=path, id=value['id'], instruction=value['instruction'],
-      config=tuple(value['config']),
-      evaluator=None if evaluator == 'desktop_env' else evaluators.load(
-          value['evaluator'], field['evaluator']),
+      config=tuple(config), evaluator=own,
       solution=solutions.load(solution, value['instruction'])
-      if solution.is_file() else None)
+      if solution.is_file() else None,
+      needs=_GOOGLE if 'googledrive' in _types(value) else '',
+      proxy=value.get('proxy') is True)
+
+
+def _check_theirs(value: Mapping[str, Any], field: checks.Field) -> None:
+  """Checks what can be known of a task without desktop-env."""
+  setup.check_kinds(value.get('config', []), field['config'])
+  judge, place = value['evaluator'], field['evaluator']
+  if not judge.get('func'):
+    raise place.error('a field func', judge)
+  setup.check_kinds(judge.get('postconfig', []), place['postconfig'])
+
+
+def _types(value: Any) -> set[str]:
+  """The types of all steps and getters of a task file's JSON."""
+  inner = value.values() if isinstance(value, dict) else (
+      value if isinstance(value, list) else ())
+  found = set().union(*map(_types, inner))
+  kind = value.get('type') if isinstance(value, dict) else None
+  return found | {kind.removesuffix('_file')} if isinstance(
+      kind, str) else found
 
 
 def _check_instruction(instruction: str, field: checks.Field) -> None:
@@ -139,35 +126,26 @@ def _check_instruction(instruction: str, field: checks.Field) -> None:
     raise field.error('words that can be typed', instruction)
 
 
-def read(path: pathlib.Path) -> Any:
-  """Returns the JSON of a file.
-
-  Raises:
-    TaskError: when it cannot be read.
-  """
-  try:
-    return json.loads(path.read_text('utf-8'))
-  except (OSError, ValueError, RecursionError) as error:
-    raise checks.TaskError(f'{path}: expected JSON, got {error}') from error
-
-
 def load_all(
     tasks: str | os.PathLike | Sequence[str | os.PathLike], *,
     evaluator: str = 'own') -> tuple[Task, ...]:
   """Loads task files.
 
   Args:
-    tasks: a folder of them, or the files.
+    tasks: see `task_lists.find`.
     evaluator: see `load`.
 
   Returns:
-    The tasks, in the order of `find`.
+    The tasks, in the order of `task_lists.find`.
 
   Raises:
-    TaskError: as of `load` and `find`, and where two have the same id.
+    TaskError: as of `load` and `find`, and where two have the same id, or one
+      cannot be played; with a summary where several are wrong.
     MissingProgramError: as of `load`.
   """
-  loaded = tuple(load(path, evaluator=evaluator) for path in find(tasks))
+  loaded, wrong = survey(task_lists.find(tasks), evaluator=evaluator)
+  if wrong:
+    raise checks.TaskError(summary(wrong, len(wrong) + len(loaded)))
   if not loaded:
     raise checks.TaskError('expected at least one task file, got none')
   ids = [task.id for task in loaded]
@@ -178,6 +156,52 @@ def load_all(
   return loaded
 
 
+def survey(paths: Iterable[str | os.PathLike], *, evaluator: str = 'own'
+           ) -> tuple[tuple[Task, ...], dict[str, str]]:
+  """Loads what can be played, and says of the rest why not.
+
+  Args:
+    paths: of task files.
+    evaluator: see `load`.
+
+  Returns:
+    The tasks, and `{path: reason}` of the others.
+
+  Raises:
+    MissingProgramError: as of `load`.
+  """
+  loaded, wrong = [], {}
+  for path in paths:
+    try:
+      task = load(path, evaluator=evaluator)
+    except checks.TaskError as error:
+      wrong[str(path)] = str(error)
+      continue
+    if task.needs:
+      wrong[str(path)] = f'{path}: needs {task.needs}'
+    else:
+      loaded.append(task)
+  return tuple(loaded), wrong
+
+
+def summary(wrong: Mapping[str, str], total: int) -> str:
+  """How many of some task files cannot be played, and why, in one sentence.
+
+  Args:
+    wrong: from `survey`, at least one.
+    total: the number of files.
+  """
+  if len(wrong) == 1:
+    return next(iter(wrong.values()))
+  kinds = collections.Counter(
+      re.sub(r'\[\d+\]', '', reason.removeprefix(f'{path}: '))
+      for path, reason in wrong.items()).most_common()
+  listed = '; '.join(f'{count} x {kind}' for kind, count in kinds[:_MAX_KINDS])
+  more = f'; {len(kinds) - _MAX_KINDS} more kinds' if (
+      len(kinds) > _MAX_KINDS) else ''
+  return f'{len(wrong)} of {total} task files cannot be played: {listed}{more}'
+
+
 def default_cache() -> pathlib.Path:
   """The folder of downloads: of the user, not of a run."""
   root = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
@@ -185,11 +209,16 @@ def default_cache() -> pathlib.Path:
 
 
 def urls(value: Any) -> Iterator[str]:
-  """What a task file's JSON downloads from the web, at whatever depth."""
+  """What a task file's JSON downloads, at whatever depth."""
   if isinstance(value, dict):
-    name = 'path' if value.get('type') == 'cloud_file' else 'url'
-    if str(value.get(name)).startswith(('http://', 'https://')):
-      yield value[name]
+    sources: list[Any] = []
+    if value.get('type') == 'cloud_file':
+      path = value.get('path')
+      sources = path if isinstance(path, list) else [path]
+    elif 'url' in value and 'path' in value:  # a file of a step
+      sources = [value['url']]
+    yield from (source for source in sources
+                if str(source).startswith(checks.SOURCES))
     value = list(value.values())
   if isinstance(value, list):
     for inner in value:
@@ -199,25 +228,31 @@ def urls(value: Any) -> Iterator[str]:
 def main(argv: Sequence[str]) -> int:
   """Checks the task files of a folder; returns the exit code."""
   parser = argparse.ArgumentParser(prog='step_jax.envs.osworld.tasks')
-  parser.add_argument('folder', nargs='+')
+  parser.add_argument('folder', nargs='+', help='or a list of ids, or a file')
   parser.add_argument('--download', action='store_true')
-  parser.add_argument('--evaluator', choices=('own', 'desktop_env'),
-                      default='own')
+  parser.add_argument('--evaluator', choices=EVALUATORS, default='own')
   args = parser.parse_args(argv)
   try:
-    loaded = [task for folder in args.folder
-              for task in load_all(folder, evaluator=args.evaluator)]
+    paths = [path for given in args.folder for path in task_lists.find(given)]
+    loaded, wrong = survey(paths, evaluator=args.evaluator)
     if args.download:
       for task in loaded:
-        for url in urls(read(task.path)):
-          client.download(url, default_cache())
+        for url in urls(task_lists.read(task.path)):
+          if not url.startswith(checks.FILE):
+            client.download(url, default_cache())
   except (checks.TaskError, base.MissingProgramError,
           client.DesktopError) as error:
     print(error, file=sys.stderr)
     return 2
+  for reason in wrong.values():
+    print(reason, file=sys.stderr)
   solved = sum(task.solution is not None for task in loaded)
-  print(f'{len(loaded)} tasks are right, {solved} have a solution')
-  return 0
+  theirs = sum(task.evaluator is None for task in loaded)
+  print(f'{len(loaded)} tasks are right, {solved} have a solution'
+        + (f', {theirs} are for desktop-env' if theirs else ''))
+  if wrong:
+    print(summary(wrong, len(paths)), file=sys.stderr)
+  return 2 if wrong else 0
 
 
 if __name__ == '__main__':

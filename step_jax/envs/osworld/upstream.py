@@ -1,25 +1,38 @@
-"""Evaluation by OSWorld's own package, desktop-env, in another interpreter.
+"""Setup and evaluation by OSWorld's own package, desktop-env.
 
-The package needs old versions of much of what this project uses, so it lives
-in a virtual environment of its own:
+The package needs old versions of much of what this project uses, and 7 GB, so
+it lives in a virtual environment of its own, which
 
-  python3.11 -m venv DIR; DIR/bin/pip install desktop-env==1.0.2
+  python -m step_jax.envs.osworld.upstream DIR
 
-`evaluate` runs this file there, as a program: it reads a task and an address
-as JSON from stdin and answers with a score. All of OSWorld's getters and
-metrics are there, and its habit too: a desktop that does not answer is often a
-score of 0.
+makes; `desktop_env_python` is then DIR/bin/python. It runs as one service for
+all environments of this user on this machine, which the first of them starts
+and which ends a little after the last one: see `service/__main__.py`. All of
+OSWorld's steps, getters and metrics are there.
 """
 
+from collections.abc import Sequence
+import fcntl
+import hashlib
 import json
 import os
+import pathlib
+import socket
 import subprocess
 import sys
+import time
 from typing import Any
-from urllib import parse
 
-_SECONDS = 300.0
-_EVALUATORS = ('own', 'desktop_env')
+from step_jax.envs import leases
+
+REQUIREMENT = 'desktop-env==1.0.2'
+SECONDS = 300.0  # for a setup or an evaluation
+
+_SERVICE = pathlib.Path(__file__).parent / 'service' / '__main__.py'
+_EVALUATORS = ('own', 'desktop_env', 'auto')
+_START_SECONDS = 20.0  # until a socket is there; the import comes later
+_QUEUE_SECONDS = 600.0  # an order may wait for others, or for the import
+_PAUSE = 0.05
 
 
 def check(evaluator: str, python: str) -> None:
@@ -31,7 +44,7 @@ def check(evaluator: str, python: str) -> None:
   if evaluator not in _EVALUATORS:
     raise ValueError(f'expected an evaluator of {", ".join(_EVALUATORS)}, '
                      f'got {evaluator!r}')
-  if evaluator == 'own':
+  if evaluator == 'own' or evaluator == 'auto' and not python:
     return
   program = "import importlib.util as u; print(u.find_spec('desktop_env'))"
   try:
@@ -45,96 +58,148 @@ def check(evaluator: str, python: str) -> None:
         f'desktop-env, got {python!r}')
 
 
-def evaluate(python: str, task: dict[str, Any], *, address: str, token: str,
-             screen_size: tuple[int, int], failed: bool, cache: str,
-             password: str) -> float:
-  """Returns the score that desktop-env gives to a desktop as it is now.
+class Service:
+  """A connection to the service, which is started where there is none.
 
   Args:
-    python: the interpreter.
-    task: the JSON of the task file.
-    address: of the desktop.
-    token: of the desktop, or ''.
-    screen_size: width and height in pixels.
-    failed: the agent's last action said that the task cannot be done.
-    cache: a folder for files that the package downloads.
-    password: of the desktop's user.
-
-  Raises:
-    RuntimeError: it did not get to a score.
+    python: the interpreter that has desktop-env.
+    num_processes: orders that the service works on at once.
   """
-  order = {'task': task, 'address': address, 'token': token, 'failed': failed,
-           'screen_size': screen_size, 'cache': cache, 'password': password}
+
+  def __init__(self, python: str, *, num_processes: int = 32):
+    self._python = python
+    self._num_processes = num_processes
+    digest = hashlib.sha256(repr((python, num_processes)).encode())
+    for source in sorted(_SERVICE.parent.glob('*.py')):
+      digest.update(source.read_bytes())
+    self._name = digest.hexdigest()[:16]
+    self._socket: socket.socket | None = None
+
+  def __enter__(self) -> 'Service':
+    self.connect()
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    self.close()
+
+  def close(self) -> None:
+    if self._socket is not None:
+      self._socket.close()
+      self._socket = None
+
+  def connect(self) -> None:
+    """Connects, and starts the service if nobody has; it may still import.
+
+    Raises:
+      RuntimeError: it cannot be started.
+    """
+    if self._socket is not None:
+      return
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+      self._reach(connection)
+    except BaseException:
+      connection.close()
+      raise
+    self._socket = connection
+
+  def ask(self, order: dict[str, Any]) -> dict[str, Any]:
+    """Gives an order and returns its answer; see `service/episode.py`.
+
+    Raises:
+      RuntimeError: it was not done, for the reason that is told.
+    """
+    self.connect()
+    assert self._socket is not None
+    self._socket.settimeout(order['seconds'] + _QUEUE_SECONDS)
+    received = b''
+    try:
+      self._socket.sendall(json.dumps(order).encode() + b'\n')
+      while not received.endswith(b'\n'):
+        data = self._socket.recv(2**16)
+        if not data:
+          raise ConnectionError
+        received += data
+    except ConnectionError as error:
+      self.close()
+      raise RuntimeError('desktop-env failed: its service ended: '
+                         + self._last_words()) from error
+    except OSError as error:
+      self.close()
+      raise RuntimeError(f'desktop-env failed: {error}') from error
+    except BaseException:
+      self.close()  # an answer that comes later is of no use
+      raise
+    answer = json.loads(received)
+    if 'error' in answer:
+      raise RuntimeError(f'desktop-env failed: {answer["error"][:500]}')
+    return answer
+
+  def _path(self, kind: str) -> pathlib.Path:
+    return leases.folder('desktop_env') / f'{self._name}.{kind}'
+
+  def _reach(self, connection: socket.socket) -> None:
+    path = self._path('socket')
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+      try:
+        return connection.connect(str(path))
+      except OSError as error:
+        if time.monotonic() > deadline:
+          raise RuntimeError(
+              f'desktop-env cannot be reached: {error}') from error
+      with open(self._path('lock'), 'wb') as lock:
+        try:
+          fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # somebody is starting it
+          time.sleep(_PAUSE)
+        else:
+          self._start(path, lock.fileno())
+
+  def _start(self, path: pathlib.Path, lock: int) -> None:
+    """Starts the service on a socket that takes orders from now on."""
+    with (socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener,
+          open(self._path('log'), 'wb') as log):
+      path.unlink(missing_ok=True)
+      listener.bind(str(path))
+      listener.listen(1024)
+      try:
+        subprocess.run(
+            [self._python, '-I', str(_SERVICE),
+             f'--listener={listener.fileno()}',
+             f'--processes={self._num_processes}'],
+            pass_fds=[listener.fileno(), lock], stdin=subprocess.DEVNULL,
+            stdout=log, stderr=log, check=True, timeout=_START_SECONDS,
+            # A worker's own one is gone when the worker is.
+            env={**os.environ, 'TMPDIR': '/tmp'})
+      except (OSError, subprocess.SubprocessError) as error:
+        path.unlink(missing_ok=True)
+        raise RuntimeError(f'desktop-env failed to start: {error}') from error
+
+  def _last_words(self) -> str:
+    lines = self._path('log').read_text(errors='replace').strip().splitlines()
+    return lines[-1] if lines else 'no reason'
+
+
+def main(argv: Sequence[str]) -> int:
+  """Makes the virtual environment; returns the exit code."""
+  if len(argv) != 1 or argv[0].startswith('-'):
+    print('usage: python -m step_jax.envs.osworld.upstream DIR',
+          file=sys.stderr)
+    return 2
+  python = pathlib.Path(argv[0]).absolute() / 'bin' / 'python'
   try:
-    done = subprocess.run(
-        [python, os.path.abspath(__file__)], input=json.dumps(order),
-        capture_output=True, text=True, timeout=_SECONDS, check=True)
-    return float(json.loads(done.stdout)['score'])
-  except subprocess.CalledProcessError as error:
-    lines = error.stderr.strip().splitlines() or ['no reason']
-    raise RuntimeError(f'desktop-env failed: {lines[-1][:300]}') from error
-  except (OSError, subprocess.TimeoutExpired, ValueError) as error:
-    raise RuntimeError(f'desktop-env failed: {error}') from error
-
-
-# What follows runs in the other interpreter.
-
-
-class _Provider:
-  """A 'virtual machine' that is simply there."""
-
-  def __init__(self, host: str, port: int):
-    # The other ports are of Chrome, VNC and VLC.
-    self._ports = f'{host}:{port}:9222:8006:8080'
-
-  def get_vm_path(self, **_: Any) -> str:
-    return ''
-
-  def start_emulator(self, *_: Any) -> None:
-    pass
-
-  def stop_emulator(self, *_: Any) -> None:
-    pass
-
-  def get_ip_address(self, *_: Any) -> str:
-    return self._ports
-
-
-def _send_token(address: str, token: str) -> None:
-  """Lets `requests` send the token to the desktop, and to nobody else."""
-  import requests
-
-  send = requests.Session.send
-
-  def send_with_token(self, request, **kwargs):
-    if request.url.startswith(address + '/'):
-      request.headers['Authorization'] = f'Bearer {token}'
-    return send(self, request, **kwargs)
-
-  setattr(requests.Session, 'send', send_with_token)
-
-
-def _main() -> None:
-  answer = os.fdopen(os.dup(1), 'w')
-  os.dup2(2, 1)  # the package prints
-  order = json.load(sys.stdin)
-  from desktop_env import desktop_env
-
-  url = parse.urlsplit(order['address'])
-  provider = _Provider(url.hostname, url.port or 80)
-  desktop_env.create_vm_manager_and_provider = (
-      lambda *_, **__: (provider, provider))
-  if order['token']:
-    _send_token(order['address'], order['token'])
-  env = desktop_env.DesktopEnv(
-      provider_name='docker', cache_dir=order['cache'], os_type='Ubuntu',
-      screen_size=tuple(order['screen_size']), require_a11y_tree=False,
-      client_password=order['password'])
-  env._set_task_info(order['task'])
-  env.setup_controller.reset_cache_dir(env.cache_dir)
-  env.action_history.append('FAIL' if order['failed'] else 'DONE')
-  print(json.dumps({'score': float(env.evaluate())}), file=answer)
+    for command in (
+        [sys.executable, '-m', 'venv', argv[0]],
+        [str(python), '-m', 'pip', 'install', REQUIREMENT]):
+      subprocess.run(command, check=True)
+    check('desktop_env', str(python))
+  except (OSError, subprocess.SubprocessError, ValueError) as error:
+    print(error, file=sys.stderr)
+    return 1
+  print(f"--config.env.arguments.desktop_env_python='{python}'")
+  return 0
 
 
 if __name__ == '__main__':
-  _main()
+  sys.exit(main(sys.argv[1:]))

@@ -34,7 +34,7 @@ _APT = (
     'apt-get install xvfb openbox xdotool scrot wmctrl xclip at-spi2-core '
     'dbus-x11 python3-pyatspi gir1.2-atspi-2.0 python3-gi mousepad pcmanfm '
     'libreoffice-calc libreoffice-gtk3 x11-utils x11-xserver-utils xauth '
-    'python3-xlib libatk-adaptor fonts-dejavu-core obconf')
+    'python3-xlib libatk-adaptor fonts-dejavu-core obconf xdg-utils')
 _PROGRAMS = (
     'Xvfb', 'openbox', 'dbus-daemon', 'wmctrl', 'xclip', 'xdg-open', 'xdotool',
     'gsettings', '/usr/libexec/at-spi-bus-launcher', 'mousepad', 'obconf',

@@ -1,0 +1,1 @@
+"""What runs in the interpreter that has desktop-env, as a program."""

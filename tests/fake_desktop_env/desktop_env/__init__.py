@@ -1,0 +1,1 @@
+"""Stands for OSWorld's package: the parts that the service uses."""

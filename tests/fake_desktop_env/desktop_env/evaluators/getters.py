@@ -1,0 +1,1 @@
+get_vm_file = get_cloud_file = None

@@ -1,0 +1,1 @@
+exact_match = length = infeasible = None

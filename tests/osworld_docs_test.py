@@ -1,0 +1,128 @@
+"""The commands of docs/osworld.md, and its scripts, against what is fake."""
+
+import contextlib
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+import pytest
+
+from experiments import checks
+from experiments import worlds
+from step_jax.envs.osworld import env as env_lib
+from step_jax.envs.osworld import machines
+from step_jax.envs.osworld import tasks
+from step_jax.envs.osworld import upstream
+from tests import fake_desktop
+from tests import fake_venv
+from tests import osworld_env_test
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_DOCS = _ROOT / 'docs'
+_COMMANDS = [
+    line.strip() for block in re.findall(
+        r'```bash\n(.*?)```', (_DOCS / 'osworld.md').read_text(), re.DOTALL)
+    for line in block.splitlines() if line.strip()]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+  """A folder in which the commands find what they name."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(machines, '_LEASE_SECONDS', 0.)
+  monkeypatch.setattr(env_lib, '_LOOK_PAUSE', 0.)
+  (tmp_path / 'UI-TARS').mkdir()
+  (tmp_path / 'restore.sh').write_text('#!/bin/sh\necho "$1" >> restored\n')
+  (tmp_path / 'restore.sh').chmod(0o755)
+  examples = tmp_path / 'evaluation_examples'
+  osworld_env_test.make_osworld(examples)
+  (examples / 'test_success_uitars1.5_wo_impossible.json').write_text(
+      '{"os": ["zero"]}')
+  (tmp_path / 'desktop_env/bin').mkdir(parents=True)
+  fake_venv.make(tmp_path / 'desktop_env/bin')
+  return tmp_path
+
+
+@pytest.mark.filterwarnings('ignore:the load_module')  # ml_collections'
+@pytest.mark.parametrize('command', [
+    x for x in _COMMANDS if 'experiments/' in x])
+def test_commands_of_experiments_reach_a_machine(place, command, monkeypatch):
+  """The config is right, and an episode of the first task begins and ends."""
+  with contextlib.ExitStack() as stack:
+    fakes = [stack.enter_context(fake_desktop.FakeDesktop(can_reset=False))
+             for _ in range(2)]
+    for n, fake in enumerate(fakes, 1):
+      command = command.replace(f'http://10.0.0.{n}:5000', fake.address)
+    _, script, *rest = shlex.split(command.replace('$HOME', str(place)))
+    assert (_ROOT / script).is_file()
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file('config', flag_values=values)
+    flags.DEFINE_string('workdir', None, '', flag_values=values)
+    if script.endswith('evaluate.py'):
+      flags.DEFINE_string('split', None, '', flag_values=values)
+      flags.DEFINE_integer('episodes', None, '', flag_values=values)
+      flags.DEFINE_string('checkpoint', None, '', flag_values=values)
+    argv = ['', *(x.replace('configs/', f'{_ROOT}/configs/') for x in rest)]
+    monkeypatch.setattr(sys, 'argv', argv)  # where overrides are looked for
+    values(argv)
+    config = values.config
+    if 'checkpoint' in values:
+      config.policy.checkpoint = values.checkpoint
+    checks.check_config(config)
+    assert config.env.arguments.settle_after_reset == 60
+    config.env.arguments.settle_after_reset = 0.
+    config.env.arguments.settle_before_evaluation = 0.
+    config.env.arguments.pause = 0.
+    world = worlds.make_world(config, workdir=place)
+    make_env = getattr(world.make_env, 'keywords')
+    make_env = make_env.get('make_env', world.make_env)
+    with contextlib.closing(make_env()) as env:
+      env.reset(seed=0, options={'task_id': 0})
+      assert env.step(None)[1:4] == (0, False, False)
+    assert fakes[0].count('/reset') == 1  # which it does not have
+    assert (place / 'restored').read_text().split() == [fakes[0].address] * 2
+
+
+def test_commands_of_the_package(place, monkeypatch, capsys):
+  left = [x for x in _COMMANDS if 'experiments/' not in x]
+  monkeypatch.setattr(upstream.subprocess, 'run', lambda command, check: None)
+  monkeypatch.setattr(upstream, 'check', lambda *_: None)
+  mains = {'step_jax.envs.osworld.tasks': (tasks.main, 2),
+           'step_jax.envs.osworld.upstream': (upstream.main, 0)}
+  for command in left:
+    _, option, module, *argv = shlex.split(command)
+    main, code = mains.pop(module)
+    assert option == '-m' and main(argv) == code
+  assert not mains
+  output = capsys.readouterr()
+  assert 'needs a Google account' in output.err
+  assert '2 tasks are right' in output.out
+
+
+@pytest.mark.parametrize('script, calls', [
+    ('docker.sh', ['docker rm --force osworld-5001',
+                   'docker run --detach --name osworld-5001 ']),
+    ('vmware.sh', ['vmrun -T ws revertToSnapshot /my vm.vmx init_state',
+                   'vmrun -T ws start /my vm.vmx nogui'])])
+def test_scripts_that_restore(tmp_path, script, calls):
+  for name in ('docker', 'vmrun'):
+    (tmp_path / name).write_text(
+        f'#!/bin/sh\necho {name} "$@" >> "{tmp_path}/log"\n')
+    (tmp_path / name).chmod(0o755)
+  given = tmp_path / 'given'
+  given.write_text('http://h:5000 /other.vmx\nhttp://h:5001 /my vm.vmx\n')
+  run = [str(_DOCS / 'osworld' / script), 'http://h:5001', str(given)]
+  subprocess.run(run, check=True, env={
+      **os.environ, 'PATH': f'{tmp_path}:{os.environ["PATH"]}'})
+  lines = (tmp_path / 'log').read_text().splitlines()
+  assert [line.startswith(call) for line, call in zip(
+      lines, calls, strict=True)] == [True, True]
+  if script == 'docker.sh':
+    assert all(x in lines[1] for x in (
+        f'{given}:/System.qcow2:ro', '127.0.0.1:5001:5000',
+        '127.0.0.1:9223:9222', '127.0.0.1:8081:8080'))
