@@ -145,7 +145,7 @@ def test_failing_ends_an_episode(make_env):
     None, (8, 0, 0), tokens_lib.make_action('type', word=31),
     Action(kind='hotkey', keys=('ctrl', 'c')),
     Action(kind='open_app', text='$(reboot)'),
-    Action(kind='drag', point=(.1, .1), end=(.2, .2))])
+    Action(kind='drag', point=(.1, .1), end=(.1, .1))])
 def test_an_illegal_action_does_nothing_and_counts(fake, make_env, action):
   env = make_env(max_steps=2)
   before, _ = _start(env, 'NotesVisit')
