@@ -27,8 +27,18 @@ def exit_code(command: Callable[[], None]) -> int:
   except KeyboardInterrupt:
     return 130
   except (checks.UserError, flags.Error) as error:
-    print(error, file=sys.stderr)
+    print(sentence(error), file=sys.stderr)
     return 2
   except (checks.RunError, files.WriteError) as error:
     print(error, file=sys.stderr)
     return 1
+
+
+def sentence(error: Exception) -> str:
+  """What is wrong with a command or its config, in a line."""
+  said = error.args[0] if error.args else ''
+  if isinstance(said, KeyError):  # so ml_collections tells of a field
+    name, *advice = str(said.args[0]).splitlines()
+    return ' '.join([f'the config has no field {name}', *advice])
+  line = str(error).strip().splitlines()[-1].strip()
+  return line[1:-1] if line[0] == line[-1] in '\'"' else line

@@ -48,8 +48,7 @@ def main(argv: Sequence[str]) -> int:
       given = flags.FLAGS.config
     except (OSError, AttributeError, KeyError, TypeError,
             ValueError) as error:  # of a config file
-      raise checks.UserError(
-          f'{error}'.splitlines()[-1].strip(' \'"')) from error
+      raise checks.UserError(commands.sentence(error)) from error
     path = pathlib.Path(flags.FLAGS.workdir)
     config = _find_config(path, given, flags.FLAGS.checkpoint)
     evaluation = train.evaluate_run(

@@ -46,7 +46,8 @@ def _run(argv: list[str]) -> int:
     environment = config.env  # reading it tells of a file that failed
   except (flags.Error, OSError, AttributeError, KeyError, TypeError,
           ValueError) as error:
-    print(_sentence(error), file=sys.stderr)
+    from experiments import commands
+    print(commands.sentence(error), file=sys.stderr)
     return 2
   method = step_jax.METHODS.get(config.method)
   print(f'environment: {environment.description or environment.name}; method: '
@@ -73,16 +74,6 @@ def _run(argv: list[str]) -> int:
   except (checks.RunError, files.WriteError) as error:
     print(error, file=sys.stderr)
     return 1
-
-
-def _sentence(error: Exception) -> str:
-  """What is wrong with the command or the config, in a line."""
-  said = error.args[0] if error.args else ''
-  if isinstance(said, KeyError):  # so ml_collections tells of a field
-    name, *advice = str(said.args[0]).splitlines()
-    return ' '.join([f'the config has no field {name}', *advice])
-  line = str(error).splitlines()[-1].strip()
-  return line[1:-1] if line[0] == line[-1] in '\'"' else line
 
 
 if __name__ == '__main__':

@@ -23,7 +23,7 @@ MAX_STEPS = 6
 @pytest.fixture(autouse=True)
 def own_leases(monkeypatch, tmp_path):
   """What failed in an earlier test says nothing: ports come again."""
-  monkeypatch.setattr(androidworld.leases, '_folder', lambda name: tmp_path)
+  monkeypatch.setattr(androidworld.leases, 'folder', lambda name: tmp_path)
 
 
 @pytest.fixture
