@@ -391,4 +391,4 @@ def test_an_environment_that_outlasts_its_steps_is_a_bug():
 
 def test_no_jobs_no_trajectories():
   trajectory, *counts = _collect(_local(), pytest.fail, [])
-  assert counts == [0, 0] and trajectory.valid.shape == (0,)
+  assert counts == [0, 0, ''] and trajectory.valid.shape == (0,)

@@ -29,7 +29,7 @@ def _play(rates, waves, seed=0, lost=0.):
     successes = rng.random(len(task_ids)) < np.asarray(rates)[task_ids]
     return collect_lib.Collection(trajectory.replace(
         successes=successes, returns=successes.astype(np.float32)),
-        100 * len(waves), len(waves))
+        100 * len(waves), len(waves), f'wave {len(waves)}' if lost else '')
   return play
 
 
@@ -111,7 +111,7 @@ def test_a_round_is_two_waves_of_the_same_size(seed, lost):
   assert first_key != second_key  # the same task is not played alike
   trajectory = collection.trajectory
   assert len(first) == len(second) == BASE * GROUP // 2
-  assert collection[1:] == (100 + 200, 1 + 2)
+  assert collection[1:] == (100 + 200, 1 + 2, 'wave 2' if lost else '')
   # By slots: the first half of base task q, then what its second half became.
   slots = trajectory.task_ids.reshape(BASE, GROUP)
   np.testing.assert_array_equal(

@@ -117,7 +117,7 @@ def test_plays_all_jobs_with_their_tasks_and_seeds():
   with _pool(num_workers=3) as pool:
     events = _play(pool, _jobs(*range(8), 2, 2), on_observation)
     assert pool.num_failures == 0 and pool.failures == {}
-    assert len(set(pool.worker_pids)) == 3
+    assert len(_wait_for_workers(pool)) == 3
     assert pool.wait() == []
     again = _play(pool, _jobs(1))
   assert {event.job for event in events} == set(_jobs(*range(8), 2, 2))

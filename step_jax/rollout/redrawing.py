@@ -58,7 +58,8 @@ def collect(
   return collect_lib.Collection(
       jax.tree.map(join, first.trajectory, second.trajectory),
       first.environment_steps + second.environment_steps,
-      first.environment_failures + second.environment_failures)
+      first.environment_failures + second.environment_failures,
+      second.lost_to or first.lost_to)
 
 
 def tasks_with_spread(trajectory: types.Trajectory) -> set[int]:
