@@ -50,7 +50,9 @@ _QUICK = set("""
     actions advantages computer_13 credit element imitation json_action learner
     losses masking readme resampling samplers steps success_rate types ui_tars
 """.split())
-_NOT_QUICK = {'test_shared_words_generalise_to_words_never_seen'}
+_NOT_QUICK = {
+    'test_shared_words_generalise_to_words_never_seen',
+    'test_a_mesh_of_four_devices_equals_one'}
 # The longest first, so that no worker ends with one of them alone.
 _LONGEST = """
     vision_language_training desktop_server run notebooks train
