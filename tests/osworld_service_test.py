@@ -127,9 +127,9 @@ def test_two_machines_at_once_on_one_task(python, task, files, cache):
   """Gold is downloaded slowly by both, and each is scored by its own file."""
   with fake_desktop.FakeDesktop() as good, fake_desktop.FakeDesktop() as bad:
     good.files, bad.files = {'/a': GOLD}, {'/a': b'else'}
-    scores = {}
+    scores, made = {}, task()  # written once, as both read it
     threads = [threading.Thread(target=lambda fake=fake: scores.update({
-        fake: play(python, fake, task())[0]})) for fake in (good, bad)]
+        fake: play(python, fake, made)[0]})) for fake in (good, bad)]
     for thread in threads:
       thread.start()
     for thread in threads:
@@ -137,7 +137,7 @@ def test_two_machines_at_once_on_one_task(python, task, files, cache):
     assert (scores[good], scores[bad]) == (1, 0)
     count = files.count
     assert count == 2
-    assert play(python, good, task()) == (1, '')
+    assert play(python, good, made) == (1, '')
     assert files.count == count  # from the cache that all share
     assert [path.read_bytes() for path in cache.iterdir()] == [GOLD]
 
@@ -278,8 +278,9 @@ def test_orders_wait_for_a_free_process(python, task, files):
     scores = []
     for fake in fakes:
       fake.files = {'/a': GOLD}
+    made = task()  # written once, as all read it
     threads = [threading.Thread(target=lambda fake=fake: scores.append(
-        play(python, fake, task())[0])) for fake in fakes]
+        play(python, fake, made)[0])) for fake in fakes]
     for thread in threads:
       thread.start()
     for thread in threads:
