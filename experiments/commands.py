@@ -26,8 +26,11 @@ def exit_code(command: Callable[[], None]) -> int:
     return 0
   except KeyboardInterrupt:
     return 130
-  except (checks.UserError, flags.Error) as error:
+  except flags.Error as error:
     print(sentence(error), file=sys.stderr)
+    return 2
+  except checks.UserError as error:
+    print(error, file=sys.stderr)
     return 2
   except (checks.RunError, files.WriteError) as error:
     print(error, file=sys.stderr)

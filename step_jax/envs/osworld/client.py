@@ -250,6 +250,11 @@ class Client:
     return DesktopError(f'{self.address}{route} failed: {reason}')
 
 
+def cached(url: str, cache: pathlib.Path) -> pathlib.Path:
+  """Returns where a cache has, or will have, what a URL holds."""
+  return cache / hashlib.sha256(url.encode()).hexdigest()
+
+
 def download(url: str, cache: pathlib.Path, *,
              transport: httpx.BaseTransport | None = None) -> bytes:
   """Returns what a URL holds, from `cache` if it was asked before.
@@ -257,7 +262,7 @@ def download(url: str, cache: pathlib.Path, *,
   Raises:
     DesktopError: it could not be had.
   """
-  path = cache / hashlib.sha256(url.encode()).hexdigest()
+  path = cached(url, cache)
   if path.exists():
     return path.read_bytes()
   try:

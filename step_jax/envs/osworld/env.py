@@ -97,7 +97,7 @@ class OSWorldEnv(gymnasium.Env):
       self, tasks: str | os.PathLike | Sequence[str | os.PathLike],
       max_steps: int = 15, *, addresses: Sequence[str] = (), token: str = '',
       pause: float = 0.3, evaluator: str = 'own', desktop_env_python: str = '',
-      evaluator_processes: int = 32, proxies: str = '',
+      evaluator_processes: int = upstream.NUM_PROCESSES, proxies: str = '',
       settle_after_reset: float = 0., settle_before_evaluation: float = 0.,
       reset_command: Sequence[str] = (), screenshots: str | os.PathLike = '',
       max_screenshot_size: int = 0, read_tree: bool = True,

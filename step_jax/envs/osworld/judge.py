@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 import contextlib
-import hashlib
 import os
 import pathlib
 import tempfile
@@ -17,8 +16,6 @@ from step_jax.envs.osworld import setup
 from step_jax.envs.osworld import task_lists
 from step_jax.envs.osworld import tasks as tasks_lib
 from step_jax.envs.osworld import upstream
-
-_NUM_PROCESSES = 32
 
 
 class Judge:
@@ -126,7 +123,7 @@ def _place(url: str, folder: pathlib.Path) -> pathlib.Path:
   """Where a URL's content lies: local files beside the task file."""
   if url.startswith(checks.FILE):
     return folder / url.removeprefix(checks.FILE)
-  return tasks_lib.default_cache() / hashlib.sha256(url.encode()).hexdigest()
+  return client_lib.cached(url, tasks_lib.default_cache())
 
 
 def chosen(evaluator: str, python: str) -> str:
@@ -136,7 +133,7 @@ def chosen(evaluator: str, python: str) -> str:
 
 def examine(tasks: Sequence[str], *, evaluator: str = 'own',
             desktop_env_python: str = '', proxies: str = '',
-            evaluator_processes: int = _NUM_PROCESSES, **_: Any
+            evaluator_processes: int = upstream.NUM_PROCESSES, **_: Any
             ) -> tuple[dict[str, str], list[str]]:
   """Says which task files cannot be played, and what to know of the others.
 
@@ -191,7 +188,7 @@ def _ask_what_is_lacking(
 
 @contextlib.contextmanager
 def open_services(*, evaluator: str = 'own', desktop_env_python: str = '',
-                  evaluator_processes: int = _NUM_PROCESSES, **_: Any
+                  evaluator_processes: int = upstream.NUM_PROCESSES, **_: Any
                   ) -> Iterator[None]:
   """Runs the service while the context is open; arguments as `examine`.
 

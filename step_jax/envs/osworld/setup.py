@@ -15,7 +15,7 @@ The package desktop-env has more steps, of which it only has to be known that
 they are there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import pathlib
@@ -84,12 +84,7 @@ class Context:
 
 def check_steps(steps: Any, field: checks.Field) -> None:
   """Raises TaskError unless a value is a list of steps that can be run."""
-  checks.check_kind(steps, 'list', field)
-  for index, step in enumerate(steps):
-    place = field[index]
-    checks.check_fields(
-        step, place, required={'type': 'text', 'parameters': 'object'})
-    checks.check_choice(step['type'], _STEPS, place['type'])
+  for step, place in _checked(steps, field, _STEPS):
     required, optional = _STEPS[step['type']]
     parameters, place = step['parameters'], place['parameters']
     checks.check_fields(
@@ -102,12 +97,21 @@ def check_steps(steps: Any, field: checks.Field) -> None:
 
 def check_kinds(steps: Any, field: checks.Field) -> None:
   """Raises TaskError unless desktop-env knows these steps."""
+  for _ in _checked(steps, field, _THEIR_STEPS):
+    pass
+
+
+def _checked(steps: Any, field: checks.Field,
+             kinds: Mapping[str, Any] | tuple[str, ...]
+             ) -> Iterator[tuple[Step, checks.Field]]:
+  """The steps of a list and their places, each of one of some kinds."""
   checks.check_kind(steps, 'list', field)
   for index, step in enumerate(steps):
     place = field[index]
     checks.check_fields(
         step, place, required={'type': 'text', 'parameters': 'object'})
-    checks.check_choice(step['type'], _THEIR_STEPS, place['type'])
+    checks.check_choice(step['type'], kinds, place['type'])
+    yield step, place
 
 
 def _check_files(kind: str, parameters: Step, field: checks.Field) -> None:

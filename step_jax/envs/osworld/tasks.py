@@ -28,12 +28,12 @@ from step_jax.envs.osworld import evaluators
 from step_jax.envs.osworld import setup
 from step_jax.envs.osworld import solutions
 from step_jax.envs.osworld import task_lists
+from step_jax.envs.osworld import upstream
 
 # What else OSWorld's files say; none of it changes how a task is played here.
 _NOTES = ('snapshot', 'source', 'trajectory', 'related_apps', 'proxy',
           'fixed_ip', 'possibility_of_env_change', 'comment', 'hint',
           'env_may_change')
-EVALUATORS = ('own', 'desktop_env', 'auto')
 _MAX_KINDS = 3  # of what is wrong, in a summary
 _GOOGLE = "a Google account of somebody's"
 
@@ -230,7 +230,8 @@ def main(argv: Sequence[str]) -> int:
   parser = argparse.ArgumentParser(prog='step_jax.envs.osworld.tasks')
   parser.add_argument('folder', nargs='+', help='or a list of ids, or a file')
   parser.add_argument('--download', action='store_true')
-  parser.add_argument('--evaluator', choices=EVALUATORS, default='own')
+  parser.add_argument(
+      '--evaluator', choices=upstream.EVALUATORS, default='own')
   args = parser.parse_args(argv)
   try:
     paths = [path for given in args.folder for path in task_lists.find(given)]

@@ -27,9 +27,10 @@ from step_jax.envs import leases
 
 REQUIREMENT = 'desktop-env==1.0.2'
 SECONDS = 300.0  # for a setup or an evaluation
+EVALUATORS = ('own', 'desktop_env', 'auto')
+NUM_PROCESSES = 32  # orders that a service works on at once [choice]
 
 _SERVICE = pathlib.Path(__file__).parent / 'service' / '__main__.py'
-_EVALUATORS = ('own', 'desktop_env', 'auto')
 _START_SECONDS = 20.0  # until a socket is there; the import comes later
 _QUEUE_SECONDS = 600.0  # an order may wait for others, or for the import
 _PAUSE = 0.05
@@ -41,8 +42,8 @@ def check(evaluator: str, python: str) -> None:
   Raises:
     ValueError: for an unknown evaluator, or an interpreter without desktop-env.
   """
-  if evaluator not in _EVALUATORS:
-    raise ValueError(f'expected an evaluator of {", ".join(_EVALUATORS)}, '
+  if evaluator not in EVALUATORS:
+    raise ValueError(f'expected an evaluator of {", ".join(EVALUATORS)}, '
                      f'got {evaluator!r}')
   if evaluator == 'own' or evaluator == 'auto' and not python:
     return
@@ -66,7 +67,7 @@ class Service:
     num_processes: orders that the service works on at once.
   """
 
-  def __init__(self, python: str, *, num_processes: int = 32):
+  def __init__(self, python: str, *, num_processes: int = NUM_PROCESSES):
     self._python = python
     self._num_processes = num_processes
     digest = hashlib.sha256(repr((python, num_processes)).encode())
