@@ -17,13 +17,9 @@ from step_jax.rollout import workers
 from tests import fake_phone
 from tests import fake_phone_tasks as tasks
 
+pytestmark = pytest.mark.usefixtures('own_leases')
+
 MAX_STEPS = 6
-
-
-@pytest.fixture(autouse=True)
-def own_leases(monkeypatch, tmp_path):
-  """What failed in an earlier test says nothing: ports come again."""
-  monkeypatch.setattr(androidworld.leases, 'folder', lambda name: tmp_path)
 
 
 @pytest.fixture

@@ -37,6 +37,12 @@ def clean_up():
   gc.collect()
 
 
+@pytest.fixture
+def own_leases(monkeypatch, tmp_path):
+  """What failed in an earlier test says nothing: ports come again."""
+  monkeypatch.setattr('step_jax.envs.leases.folder', lambda name: tmp_path)
+
+
 # What the tests of a marker need.
 _PROGRAMS = {
     'chromium': ('chromium', 'chromedriver'),

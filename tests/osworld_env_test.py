@@ -461,6 +461,7 @@ def test_a_pool_retries_what_broke(folder, fake):
 # Which desktop.
 
 
+@pytest.mark.usefixtures('own_leases')
 def test_each_environment_has_an_address_of_its_own(folder, fake):
   with fake_desktop.FakeDesktop() as other:
     one, two = make(folder, fake, other), make(folder, fake, other)
