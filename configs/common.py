@@ -32,6 +32,10 @@ def base_config() -> ml_collections.ConfigDict:
   config.temperature = 0.7  # when training
   config.eval_temperature = 0.0  # 0 is the most likely action
 
+  # Devices: rows are cut along 'data', a large model along both; -1 takes what
+  # is left. A mesh of one device is none.
+  config.mesh = ml_collections.ConfigDict({'data': -1, 'model': 1})
+
   config.optimizer = ml_collections.ConfigDict()
   config.optimizer.learning_rate = 1e-6  # of AdamW, for a 7B model [choice]
   config.optimizer.warmup_rounds = 0  # rounds of linear warm-up [choice]

@@ -18,10 +18,10 @@ SAMPLERS = ('uniform', 'sr_traj', 'frontier', 'knapsack', 'plr', 'spo')
 # A resumed run may change these: they do not touch what is learned.
 FREE_FIELDS = (
     'num_rounds', 'checkpoint_every', 'eval_every', 'eval_episodes',
-    'env.num_workers', 'env.description', 'env.arguments.addresses',
-    'env.step_timeout', 'env.start_timeout', 'env.arguments.step_timeout',
-    'env.arguments.desktop_env_python', 'env.arguments.evaluator_processes',
-    'env.arguments.task_timeout')
+    'mesh.data', 'mesh.model', 'env.num_workers', 'env.description',
+    'env.step_timeout', 'env.start_timeout', 'env.arguments.addresses',
+    'env.arguments.step_timeout', 'env.arguments.desktop_env_python',
+    'env.arguments.evaluator_processes', 'env.arguments.task_timeout')
 
 _COUNTS = (
     'num_rounds', 'num_base_tasks', 'group_size', 'max_steps',

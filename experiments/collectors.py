@@ -60,7 +60,7 @@ def _in_processes(
     setup: Any, pool: workers.WorkerPool,
     progress: progress_lib.RunProgress, should_stop: Callable[[], bool],
 ) -> Collector:
-  batch_size = setup.config.policy.acting_batch_size
+  batch_size = setup.acting_batch_size
 
   def collect(jobs, player, name):
     act: Any
@@ -90,7 +90,7 @@ def simulated(
       simulation.make_simulate(
           setup.world.simulator, policy, setup.codec,
           max_steps=setup.config.max_steps,
-          num_lanes=setup.config.policy.acting_batch_size)
+          num_lanes=setup.acting_batch_size, placement=setup.placement)
       for policy in (setup.policy, None))
 
   def collect(jobs, player, name):

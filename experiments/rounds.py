@@ -39,8 +39,9 @@ class RunState(NamedTuple):
 def start(setup: setups.Setup, params: Any) -> RunState:
   """The state before the first round; `params` are copied."""
   num_tasks = len(setup.world.tasks)
-  return RunState(setup.learner.init(params), jnp.zeros(num_tasks),
-                  setup.sampler.init(num_tasks))
+  return setup.placement.place(RunState(
+      setup.learner.init(params), jnp.zeros(num_tasks),
+      setup.sampler.init(num_tasks)))
 
 
 def play_round(
@@ -169,7 +170,7 @@ def _assign(
   if setup.policy.load is not None:
     augment = functools.partial(
         streaming.augment_steps, load=policies.make_loader(setup.policy),
-        sample_many=sample, micro_batch_size=config.policy.acting_batch_size)
+        sample_many=sample, micro_batch_size=setup.acting_batch_size)
   batch = augment(
       rollout_key, state.learner.params, singles, low,
       matches_fn=setup.codec.matches, max_steps=config.max_steps,

@@ -18,6 +18,7 @@ from step_jax.algorithm import success_rate
 from step_jax.learning import learner as learner_lib
 from step_jax.learning import streaming
 from step_jax.policies import base
+from step_jax.policies import placement as placement_lib
 
 
 class Setup(NamedTuple):
@@ -28,6 +29,12 @@ class Setup(NamedTuple):
   policy: base.Policy
   codec: base.Codec
   learner: learner_lib.Learner
+  placement: placement_lib.Placement
+
+  @property
+  def acting_batch_size(self) -> int:
+    """Rows of a policy call, so many that the mesh can cut them."""
+    return self.placement.pad(self.config.policy.acting_batch_size)
 
   @property
   def sampler_name(self) -> str:
@@ -43,9 +50,10 @@ class Setup(NamedTuple):
 def make_setup(
     config: ml_collections.ConfigDict, world: worlds.World) -> Setup:
   """Builds the policy, the optimiser and the learner."""
-  policy, codec = policies.make_policy(config, world)
+  placement = policies.make_placement(config)
+  policy, codec = policies.make_policy(config, world, placement)
   return Setup(config, world, methods.METHODS[config.method], policy, codec,
-               make_learner(config, policy))
+               make_learner(config, policy, placement), placement)
 
 
 @functools.cache
@@ -79,9 +87,10 @@ def _rule(function: Callable[..., Any], name: str, value: Any) -> Any:
 
 
 def make_learner(
-    config: ml_collections.ConfigDict, policy: base.Policy
+    config: ml_collections.ConfigDict, policy: base.Policy,
+    placement: placement_lib.Placement = placement_lib.NOWHERE,
 ) -> learner_lib.Learner:
-  """Builds the optimiser and the learner of a policy."""
+  """Builds the optimiser and the learner of a policy, on its devices."""
   options = config.optimizer
   optimizer = optax.chain(
       optax.clip_by_global_norm(options.max_grad_norm),
@@ -96,7 +105,7 @@ def make_learner(
       num_minibatches=options.num_minibatches, clip_low=options.clip_low,
       clip_high=options.clip_high, importance_cap=options.importance_cap,
       entropy_bonus=options.entropy_bonus,
-      micro_batch_size=options.micro_batch_size)
+      micro_batch_size=options.micro_batch_size, placement=placement)
 
 
 def make_schedule(options: ml_collections.ConfigDict) -> optax.Schedule:

@@ -168,9 +168,9 @@ def _restore(
     setup: setups.Setup, checkpoints: checkpoint.Checkpoints
 ) -> tuple[int, rounds.RunState] | None:
   """The newest checkpoint; nothing but its shapes is made besides."""
-  template = checkpoints.rounds and jax.eval_shape(
+  template = checkpoints.rounds and setup.placement.structs(jax.eval_shape(
       lambda key: rounds.start(setup, setup.policy.init(key)),
-      jax.random.key(setup.config.seed))
+      jax.random.key(setup.config.seed)))
   try:
     return checkpoints.restore(template)
   except checkpoint.CheckpointError as error:

@@ -15,6 +15,7 @@ from step_jax.codecs import actions
 from step_jax.codecs import ui_tars
 from step_jax.codecs import vision
 from step_jax.policies import base
+from step_jax.policies import placement as placement_lib
 from step_jax.policies.qwen_vl import policy as policy_lib
 from step_jax.policies.qwen_vl import prompts
 from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
@@ -25,6 +26,7 @@ from step_jax.rollout import pictures
 def make_policy(
     config: ml_collections.ConfigDict, folder: str,
     platform: ui_tars.Platform = 'desktop',
+    placement: placement_lib.Placement = placement_lib.NOWHERE,
 ) -> tuple[base.Policy, base.Codec]:
   """Builds the policy of a config; see configs/common.py for its fields.
 
@@ -32,6 +34,7 @@ def make_policy(
     config: the run's config.
     folder: of the run's pictures.
     platform: whose calls it writes.
+    placement: of the model.
 
   Raises:
     UserError: the checkpoint is not one, or picture and prompt do not fit.
@@ -67,7 +70,7 @@ def make_policy(
   policy = policy_lib.make_policy(
       model_config, vocabulary, codec.load, source=source,
       num_tokens=settings.response_length, stops=stops, dtype=options.dtype,
-      remat=options.remat)
+      remat=options.remat, placement=placement)
   return policy, base.Codec(
       matches=codec.matches, empty_history=(), remember=codec.remember,
       state=codec.state, num_tokens=settings.response_length,

@@ -21,6 +21,7 @@ import step_jax
 from step_jax.algorithm import types
 from step_jax.learning import learner as learner_lib
 from step_jax.learning import updates
+from step_jax.policies import placement as placement_lib
 from tests import examples
 
 TRACES: collections.Counter = collections.Counter()
@@ -583,7 +584,8 @@ def test_bfloat16_gradients_are_summed_in_float32():
 def test_a_sum_too_large_for_float16_is_not_finite():
   """65,504 is float16's largest; the sum of two of 40,000 is in float32."""
   optimizer = optax.sgd(1e-3)
-  state = updates.init(optimizer, {'w': jnp.ones(2, jnp.float16)})
+  state = updates.init(
+      optimizer, placement_lib.NOWHERE, {'w': jnp.ones(2, jnp.float16)})
   progress = updates.clear_gradients(updates.start(state))
   for gradient, taken in ((8e4, 0), (4e4, 1)):
     totals = progress.totals._replace(
@@ -789,30 +791,19 @@ def two_rounds(learner, sharding=None):
 
 def two_rounds_on_a_mesh():
   """Run in a process of its own, with four emulated devices."""
-  mesh = jax.sharding.Mesh(np.array(jax.devices()), ('data',))
+  mesh = placement_lib.make_mesh({'data': -1, 'model': 1})
   sharding = jax.sharding.NamedSharding(
       mesh, jax.sharding.PartitionSpec('data'))
-  # By default the axes of this one are Explicit.
-  row_sharding = jax.sharding.NamedSharding(
-      jax.make_mesh((4,), ('data',)), sharding.spec)
+  # Six responses are neither two rows for each part nor one group.
   learner = step_jax.make_learner(
-      log_prob_fn, optax.adamw(**ADAMW), row_sharding=row_sharding,
-      micro_batch_size=32)
-  weights = jax.device_put(np.ones((8, 3)), sharding)
-  state = learner.init({'weights': weights})
-  assert state.params['weights'].sharding == weights.sharding
-  assert state.params['weights'].committed
+      log_prob_fn, optax.adamw(**ADAMW), micro_batch_size=6,
+      placement=placement_lib.Placement(
+          mesh, (('weights', sharding.spec),)))
+  state = learner.init({'weights': np.ones((8, 3))})
+  assert state.params['weights'].sharding == sharding
+  assert state.opt_state[0].mu['weights'].sharding == sharding
+  assert state.step.sharding.is_fully_replicated
   print(json.dumps(two_rounds(learner, sharding)))
-  # Two of the four cut the rows, and a micro-batch has one group.
-  row_sharding = jax.sharding.NamedSharding(
-      jax.make_mesh((2, 2), ('data', 'model')), sharding.spec)
-  learner = step_jax.make_learner(
-      log_prob_fn, optax.adamw(**ADAMW), row_sharding=row_sharding,
-      micro_batch_size=6)
-  batch = examples.round_batch(21, 25, 7)
-  with pytest.raises(ValueError, match='got 1 rows of 8 responses'):
-    _update(learner, batch)
-  _update(learner, dataclasses.replace(batch, groups=None))
 
 
 def test_a_mesh_of_four_devices_equals_one():
@@ -826,6 +817,9 @@ def test_a_mesh_of_four_devices_equals_one():
   assert result.returncode == 0, result.stderr
   expected = two_rounds(_learner('wide'))
   actual = json.loads(result.stdout)
+  # Of each step's 6 or 7 singles 8 are computed, of its 1 or 2 groups 4.
+  del expected['metrics']['rows_computed']
+  assert actual['metrics'].pop('rows_computed') == 4 * (8 + 4 * 8)
   chex.assert_trees_all_close(
       jax.tree.map(np.float64, actual), jax.tree.map(np.float64, expected),
       rtol=1e-5, atol=1e-5)

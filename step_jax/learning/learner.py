@@ -16,6 +16,7 @@ import optax
 
 from step_jax.algorithm import types
 from step_jax.learning import updates
+from step_jax.policies import placement as placement_lib
 
 
 class Learner(NamedTuple):
@@ -47,7 +48,7 @@ def make_learner(
     importance_cap: float = 0.0,
     entropy_bonus: float = 0.0,
     micro_batch_size: int = 8,
-    row_sharding: jax.sharding.Sharding | None = None,
+    placement: placement_lib.Placement = placement_lib.NOWHERE,
 ) -> Learner:
   """Builds the learner (method 4).
 
@@ -75,17 +76,16 @@ def make_learner(
       are scored under the parameters at the beginning of the update, too.
     entropy_bonus: what a nat of a token's entropy is worth beside its share
       of J; 0 leaves the objective as the paper's [choice].
-    micro_batch_size: responses computed at once; a group counts K.
-    row_sharding: where the rows of a micro-batch are placed; a group is one
-      row. Whatever else lies on a mesh needs one of Auto axes.
+    micro_batch_size: responses computed at once; a group counts K. On a mesh
+      the rows of a micro-batch are as many more as it takes to cut them.
+    placement: where the state lies, and the rows; whatever else lies on a mesh
+      needs one of Auto axes.
 
   Returns:
     The `Learner`.
 
   Raises:
-    ValueError: if a count is less than 1, or the cap is negative; from
-      `update`, if the rows of a micro-batch do not divide as `row_sharding`
-      says: `micro_batch_size` for singles, `micro_batch_size` // K for groups.
+    ValueError: if a count is less than 1, or the cap is negative.
   """
   updates.check_options(
       num_epochs, num_minibatches, micro_batch_size, importance_cap,
@@ -93,7 +93,7 @@ def make_learner(
   add_micro_batch = updates.micro_batch_adder(
       log_prob_fn, clip_low=clip_low, clip_high=clip_high,
       importance_cap=importance_cap, entropy_bonus=entropy_bonus,
-      row_sharding=row_sharding)
+      placement=placement)
 
   def minibatch(batch, deals, tokens, old_params, progress, part):
     """One optimiser step."""
@@ -105,10 +105,10 @@ def make_learner(
     for rows, deal in zip(updates.parts(batch), deals):
       totals = _add_part(
           add, rows, deal.order, deal.bounds[part], deal.bounds[part + 1],
-          updates.rows_at_once(rows, micro_batch_size), totals)
+          updates.rows_at_once(rows, micro_batch_size, placement), totals)
     taken = sum(deal.bounds[part + 1] - deal.bounds[part] for deal in deals)
-    return updates.take_step(
-        optimizer, progress._replace(totals=totals), taken), None
+    return placement.pin(updates.take_step(
+        optimizer, progress._replace(totals=totals), taken)), None
 
   @functools.partial(jax.jit, donate_argnums=0)
   def update(state, batch):
@@ -127,7 +127,8 @@ def make_learner(
         state.step, progress, batch, num_epochs=num_epochs,
         num_minibatches=num_minibatches)
 
-  return Learner(functools.partial(updates.init, optimizer), update)
+  return Learner(
+      functools.partial(updates.init, optimizer, placement), update)
 
 
 def deal_rows(

@@ -28,6 +28,7 @@ from step_jax.learning import imitation
 from step_jax.learning import learner as learner_lib
 from step_jax.learning import updates
 from step_jax.policies import base
+from step_jax.policies import placement as placement_lib
 
 LoadBatches = Callable[[Iterable[Any]], Generator[Any, None, None]]
 
@@ -44,7 +45,7 @@ def make_learner(
     importance_cap: float = 0.0,
     entropy_bonus: float = 0.0,
     micro_batch_size: int = 8,
-    row_sharding: jax.sharding.Sharding | None = None,
+    placement: placement_lib.Placement = placement_lib.NOWHERE,
 ) -> learner_lib.Learner:
   """Builds `learner.make_learner`'s learner, driven from the host.
 
@@ -76,27 +77,31 @@ def make_learner(
         jax.tree.map(jnp.copy, state.params)
         if losses.is_given(importance_cap) else None)
     zeros = updates.clear_gradients(updates.start(state)).totals
-    return normaliser, deals, jnp.copy(state.step), old_params, zeros
+    return normaliser, deals, jnp.copy(state.step), *placement.pin(
+        (old_params, zeros))
 
   add = jax.jit(updates.micro_batch_adder(
       log_prob_fn, clip_low=clip_low, clip_high=clip_high,
       importance_cap=importance_cap, entropy_bonus=entropy_bonus,
-      row_sharding=row_sharding),
+      placement=placement),
       donate_argnames='totals')
 
   @functools.partial(jax.jit, donate_argnums=0)
   def take_step(progress, taken):
-    return updates.clear_gradients(
-        updates.take_step(optimizer, progress, taken))
+    return placement.pin(updates.clear_gradients(
+        updates.take_step(optimizer, progress, taken)))
 
   finish = jax.jit(functools.partial(
       updates.finish, num_epochs=num_epochs, num_minibatches=num_minibatches),
       donate_argnums=1)
 
   return learner_lib.Learner(
-      functools.partial(updates.init, optimizer), functools.partial(
+      functools.partial(updates.init, optimizer, placement),
+      functools.partial(
           _update, _Jitted(plan, add, take_step, finish), load,
-          micro_batch_size))
+          functools.partial(
+              updates.rows_at_once, micro_batch_size=micro_batch_size,
+              placement=placement)))
 
 
 def augment_steps(
@@ -212,7 +217,8 @@ class _Jitted(NamedTuple):
 
 
 def _update(
-    jitted: _Jitted, load: LoadBatches, micro_batch_size: int,
+    jitted: _Jitted, load: LoadBatches,
+    rows_at_once: Callable[[types.StepBatch], int],
     state: types.LearnerState, batch: types.RoundBatch,
 ) -> tuple[types.LearnerState, dict[str, chex.Array]]:
   """A learner's `update`."""
@@ -224,7 +230,7 @@ def _update(
   progress = updates.start(state)._replace(totals=zeros)
   minibatches = _schedule(
       jax.device_get(deals),
-      [updates.rows_at_once(rows, micro_batch_size) for rows in parts])
+      [rows_at_once(rows) for rows in parts])
   with contextlib.closing(load(
       _rows(observations[micro.part], micro.rows)
       for minibatch in minibatches for micro in minibatch)) as loaded:

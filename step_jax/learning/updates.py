@@ -15,6 +15,7 @@ import optax
 from step_jax.algorithm import losses
 from step_jax.algorithm import masking
 from step_jax.algorithm import types
+from step_jax.policies import placement as placement_lib
 
 
 class Totals(NamedTuple):
@@ -53,18 +54,21 @@ def check_options(
 
 
 def init(
-    optimizer: optax.GradientTransformation, params: Any
+    optimizer: optax.GradientTransformation,
+    placement: placement_lib.Placement,
+    params: Any,
 ) -> types.LearnerState:
   """The state before the first update.
 
   Args:
     optimizer: an optax transformation.
-    params: copied, each leaf where it lies, since an update donates the state.
+    placement: of the state; without a mesh each leaf stays where it lies.
+    params: copied, since an update donates the state.
   """
-  params = jax.tree.map(jnp.copy, params)
-  return types.LearnerState(
+  params = placement.place(jax.tree.map(jnp.copy, params))
+  return placement.place(types.LearnerState(
       params=params, opt_state=optimizer.init(params),
-      step=jnp.zeros((), jnp.int32))
+      step=jnp.zeros((), jnp.int32)))
 
 
 def start(state: types.LearnerState) -> Progress:
@@ -84,9 +88,15 @@ def clear_gradients(progress: Progress) -> Progress:
   return progress._replace(totals=progress.totals._replace(gradients=zeros))
 
 
-def rows_at_once(rows: types.StepBatch, micro_batch_size: int) -> int:
-  """Rows of a micro-batch, of `micro_batch_size` responses if K allows."""
-  return max(1, micro_batch_size // rows.mask.shape[1])
+def rows_at_once(
+    rows: types.StepBatch, micro_batch_size: int,
+    placement: placement_lib.Placement) -> int:
+  """Rows of a micro-batch, of `micro_batch_size` responses if K allows.
+
+  At least one for each part of a mesh: a group stays together, as its
+  responses share a prompt.
+  """
+  return placement.pad(max(1, micro_batch_size // rows.mask.shape[1]))
 
 
 def micro_batch_adder(
@@ -96,7 +106,7 @@ def micro_batch_adder(
     clip_high: float,
     importance_cap: float,
     entropy_bonus: float,
-    row_sharding: jax.sharding.Sharding | None,
+    placement: placement_lib.Placement,
 ) -> Callable[..., Totals]:
   """`(params, old_params, rows, normaliser, totals) -> totals`.
 
@@ -105,17 +115,7 @@ def micro_batch_adder(
   loss_fn = functools.partial(
       _micro_batch_loss, log_prob_fn, clip_low=clip_low, clip_high=clip_high,
       importance_cap=importance_cap, entropy_bonus=entropy_bonus)
-  return functools.partial(
-      _add_micro_batch, loss_fn, row_sharding=_with_auto_axes(row_sharding))
-
-
-def _with_auto_axes(
-    sharding: jax.sharding.Sharding | None) -> jax.sharding.Sharding | None:
-  """The same placement; a constraint refuses the Explicit axes of a mesh."""
-  if not isinstance(sharding, jax.sharding.NamedSharding):
-    return sharding
-  mesh = jax.sharding.Mesh(sharding.mesh.devices, sharding.mesh.axis_names)
-  return jax.sharding.NamedSharding(mesh, sharding.spec)
+  return functools.partial(_add_micro_batch, loss_fn, placement=placement)
 
 
 def _micro_batch_loss(
@@ -174,32 +174,18 @@ def _add_micro_batch(
     normaliser: chex.Array,
     totals: Totals,
     *,
-    row_sharding: jax.sharding.Sharding | None,
+    placement: placement_lib.Placement,
 ) -> Totals:
   """Adds the gradients and sums of a micro-batch, placed as is asked."""
   size, num_candidates = rows.mask.shape
-  if row_sharding is not None:
-    _check_divides(row_sharding, size, num_candidates)
-    rows = jax.lax.with_sharding_constraint(rows, row_sharding)
   (_, extra), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
-      params, old_params, rows, normaliser)
+      params, old_params, placement.rows(rows), normaliser)
   return Totals(
-      jax.tree.map(
+      placement.pin(jax.tree.map(
           lambda total, x: total + x.astype(total.dtype), totals.gradients,
-          gradient),
+          gradient)),
       jax.tree.map(jnp.add, totals.sums, extra),
       totals.computed + size * num_candidates)
-
-
-def _check_divides(
-    sharding: jax.sharding.Sharding, size: int, num_candidates: int) -> None:
-  """Raises ValueError unless `size` rows can be cut as the sharding says."""
-  try:
-    sharding.shard_shape((size,))
-  except ValueError as error:
-    raise ValueError(
-        f'expected a micro_batch_size whose rows divide over {sharding}, got '
-        f'{size} rows of {num_candidates} responses') from error
 
 
 def take_step(

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from step_jax.algorithm import credit
 from step_jax.algorithm import types
 from step_jax.policies import base
+from step_jax.policies import placement as placement_lib
 
 
 class Simulator(NamedTuple):
@@ -39,6 +40,7 @@ def make_simulate(
     *,
     max_steps: int,
     num_lanes: int,
+    placement: placement_lib.Placement = placement_lib.NOWHERE,
 ) -> Callable[..., types.Trajectory]:
   """Builds the function that plays one episode a slot.
 
@@ -50,6 +52,7 @@ def make_simulate(
     max_steps: T.
     num_lanes: rows of a policy call. Keep it for a whole run: other batch
       sizes give other bits.
+    placement: of the lanes.
 
   Returns:
     `simulate(rng_key, params, task_ids [B], seeds [B], *, temperature)` ->
@@ -73,11 +76,12 @@ def make_simulate(
           stored, (lanes.observations, sample, jnp.ones_like(done), rewards))
       order = jnp.cumsum(done, dtype=jnp.int32)
       following = begin(next_slot + order - 1)
-      return jax.tree.map(functools.partial(_select, done), following,
-                          new), next_slot + order[-1], stored
+      return placement.rows(jax.tree.map(
+          functools.partial(_select, done), following, new)), (
+              next_slot + order[-1]), stored
 
     num_slots = len(task_ids)
-    lanes = begin(jnp.arange(num_lanes, dtype=jnp.int32))
+    lanes = placement.rows(begin(jnp.arange(num_lanes, dtype=jnp.int32)))
     rows = (lanes.observations, jax.eval_shape(lambda: act(lanes)),
             jnp.zeros(num_lanes, bool), jnp.zeros(num_lanes))
     empty = jax.tree.map(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from step_jax.policies import placement as placement_lib
 from step_jax.policies.qwen_vl import config as config_lib
 from step_jax.policies.qwen_vl import inputs as inputs_lib
 from step_jax.policies.qwen_vl import text as text_lib
@@ -33,9 +34,11 @@ class Model(nn.Module):
   dtype: Any = jnp.float32  # of products; softmax, norms, logits: float32
   remat: bool = False  # recompute each layer in the backward pass
   attention_chunk: int | None = None  # queries at a time
+  placement: placement_lib.Placement = placement_lib.NOWHERE
 
   def setup(self):
-    options = (self.dtype, self.remat, self.attention_chunk)
+    options = (
+        self.dtype, self.remat, self.attention_chunk, self.placement)
     self.text = text_lib.TextModel(self.config.text, *options)
     if self.config.vision is not None:
       self.vision = vision_lib.VisionModel(self.config.vision, *options)
@@ -87,7 +90,7 @@ class Model(nn.Module):
     positions = (
         prompt.position[:, None, None, None] + steps[None, None, :, None])
     return self.text.respond(
-        self.text.embed(tokens), jnp.tile(positions, 3), prompt.cache,
+        self._embed(tokens), jnp.tile(positions, 3), prompt.cache,
         prompt.where, own, num_own)
 
   def empty_cache(self, *shape: int) -> text_lib.Cache:
@@ -98,17 +101,21 @@ class Model(nn.Module):
 
   def logits(self, hidden: chex.Array) -> chex.Array:
     """`[..., D]` of what the head reads -> `[..., V]` float32."""
-    return _logits(hidden, self.table())
+    return _logits(hidden, self.table(), self.placement)
 
   def table(self) -> chex.Array:
     """`[V, D]` of the head."""
     return self.text.table()
 
+  def _embed(self, tokens):
+    """`[..., D]`: each part of the table looks up its own of all rows."""
+    return self.placement.cut(self.text.embed(self.placement.cut(tokens)))
+
   def _read(self, inputs):
     """`[B, L, D]` and the cache of whole rows."""
     chex.assert_rank(
         [inputs.input_ids, inputs.where, inputs.positions], [2, 2, 3])
-    embedded = self.text.embed(jnp.where(inputs.where, inputs.input_ids, 0))
+    embedded = self._embed(jnp.where(inputs.where, inputs.input_ids, 0))
     if inputs.images is not None:
       features = self.vision(inputs.images)
       shown = inputs.where & (inputs.image_index >= 0)
@@ -141,12 +148,13 @@ class Model(nn.Module):
     hidden = self.hidden(inputs)[:, start:start + tokens.shape[1]]
     return token_log_probs(
         hidden, self.table(), tokens, temperature=temperature,
-        chunk=chunk)
+        chunk=chunk, placement=self.placement)
 
 
 def init_params(model: Model, rng_key: chex.PRNGKey) -> Any:
   """Fresh parameters; under `jax.eval_shape` only their shapes."""
-  return model.init(rng_key, example_inputs(model.config))['params']
+  whole = model.clone(placement=placement_lib.NOWHERE)
+  return whole.init(rng_key, example_inputs(model.config))['params']
 
 
 def example_inputs(config: config_lib.Config) -> inputs_lib.Inputs:
@@ -170,6 +178,7 @@ def token_log_probs(
     temperature: float = 1.0,
     legal: chex.Array | None = None,
     chunk: int = 64,
+    placement: placement_lib.Placement = placement_lib.NOWHERE,
 ) -> tuple[chex.Array, chex.Array]:
   """Log-probs and entropies without logits for the whole batch.
 
@@ -183,6 +192,7 @@ def token_log_probs(
     temperature: of the distribution, over 0.
     legal: `[V]` bool, what the distribution is over; by default everything.
     chunk: tokens of a row at a time.
+    placement: of the table.
 
   Returns:
     Log-probs and entropies, both `[B, T]` float32.
@@ -199,13 +209,14 @@ def token_log_probs(
 
   @jax.checkpoint
   def score(block):
-    logits = scale(_logits(block[0], table), temperature, legal)
+    logits = scale(_logits(block[0], table, placement), temperature, legal)
     total = jax.nn.logsumexp(logits, axis=-1)
-    chosen = jnp.take_along_axis(logits, block[1][..., None], axis=-1)
+    chosen = choose(logits, block[1], placement)
     mean = jnp.sum(jnp.exp(logits - total[..., None]) * logits, axis=-1)
-    return chosen[..., 0] - total, total - mean
+    return chosen - total, total - mean
 
-  scores = jax.lax.map(score, (split(hidden), split(tokens)))
+  scores = jax.lax.map(
+      score, (split(placement.cut(hidden)), split(tokens)))
   return jax.tree.map(
       lambda x: jnp.moveaxis(x, 0, 1).reshape(rows, -1)[:, :length], scores)
 
@@ -223,8 +234,22 @@ def scale(
   return jnp.where(legal, logits, ILLEGAL)
 
 
-def _logits(hidden, table):
+def choose(
+    logits: chex.Array, tokens: chex.Array,
+    placement: placement_lib.Placement = placement_lib.NOWHERE,
+) -> chex.Array:
+  """`[...]`, the logit `[..., V]` of a token each; exact on any placement."""
+  if placement.mesh is None:
+    return jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+  # Every part of the vocabulary looks for itself, and one finds something.
+  here = tokens[..., None] == jnp.arange(logits.shape[-1])
+  return jnp.sum(jnp.where(here, logits, 0), axis=-1)
+
+
+def _logits(hidden, table, placement):
   """Float32, from products in the dtype of `hidden`."""
-  return jnp.einsum(
-      '...d,vd->...v', hidden, table.astype(hidden.dtype),
+  logits = jnp.einsum(
+      '...d,vd->...v', placement.cut(hidden), table.astype(hidden.dtype),
       preferred_element_type=jnp.float32)
+  return placement.cut(
+      logits, *(None,) * (logits.ndim - 1), ('data', 'model'))

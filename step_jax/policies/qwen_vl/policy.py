@@ -9,6 +9,7 @@ import jax
 import safetensors
 
 from step_jax.policies import base
+from step_jax.policies import placement as placement_lib
 from step_jax.policies.qwen_vl import checkpoint
 from step_jax.policies.qwen_vl import config as config_lib
 from step_jax.policies.qwen_vl import model as model_lib
@@ -30,6 +31,7 @@ def make_policy(
     stops: Sequence[str] = tokenizer_lib.STOPS,
     dtype: str,
     remat: bool,
+    placement: placement_lib.Placement = placement_lib.NOWHERE,
 ) -> base.Policy:
   """A policy that writes text and the boxes of clicks.
 
@@ -42,18 +44,22 @@ def make_policy(
     stops: the tokens that end one.
     dtype: of products, 'float32' or 'bfloat16'.
     remat: whether the gradient computes activations again.
+    placement: on a mesh, by `placement.RULES`.
 
   Returns:
     The policy; its `init` raises `base.InputError` for a bad checkpoint.
   """
   model = model_lib.Model(
-      config, dtype=dtype, remat=remat, attention_chunk=_QUERIES)
+      config, dtype=dtype, remat=remat, attention_chunk=_QUERIES,
+      placement=placement)
   functions = sampling.make_policy(
       model, num_tokens=num_tokens,
       stop_ids=[vocabulary.find(token) for token in stops],
       legal=vocabulary.legal(config.text.vocabulary, (*stops, *_BOXES)))
-  init = functools.partial(_load_params, source, config) if (
-      source) else jax.jit(functions.init)
+  shardings = placement.shardings(jax.eval_shape(
+      functions.init, jax.random.key(0)))
+  init = functools.partial(_load_params, source, config, shardings) if (
+      source) else jax.jit(functions.init, out_shardings=shardings)
   return base.Policy(init, functions.sample, functions.log_prob, load,
                      functions.sample_many)
 
@@ -120,9 +126,10 @@ def tiny_config(
 
 
 def _load_params(
-    source: pathlib.Path, config: config_lib.Config, rng_key: Any) -> Any:
+    source: pathlib.Path, config: config_lib.Config, shardings: Any,
+    rng_key: Any) -> Any:
   del rng_key
   try:
-    return checkpoint.load_params(source, config)
+    return checkpoint.load_params(source, config, shardings=shardings)
   except (ValueError, OSError, safetensors.SafetensorError) as error:
     raise base.InputError(str(error)) from error

@@ -125,7 +125,7 @@ def _sample(
   apply = functools.partial(model.apply, {'params': params})
   draw = functools.partial(
       _draw, rng_keys=rng_keys, stops=stops, legal=legal,
-      temperature=temperature)
+      temperature=temperature, placement=model.placement)
   rows = rng_keys.shape
   shape = (*rows, num_tokens)
   prompt = apply(inputs, method='prefill')
@@ -155,9 +155,11 @@ def _sample(
       state.tokens, state.log_probs, _token_mask(state.tokens, stops))
 
 
-def _draw(logits, state, *, rng_keys, stops, legal, temperature):
+def _draw(logits, state, *, rng_keys, stops, legal, temperature, placement):
   """The state with token `step` of every response, from `[B, K, V]`."""
-  logits = model_lib.scale(logits, temperature or 1.0, legal)
+  logits = placement.cut(
+      model_lib.scale(logits, temperature or 1.0, legal), None, None,
+      ('data', 'model'))
   if temperature == 0:
     token = jnp.argmax(logits, axis=-1)
     log_prob = jnp.zeros(token.shape)
@@ -165,7 +167,7 @@ def _draw(logits, state, *, rng_keys, stops, legal, temperature):
     token = jax.vmap(jax.vmap(
         lambda key, row: jax.random.categorical(
             jax.random.fold_in(key, state.step), row)))(rng_keys, logits)
-    chosen = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0]
+    chosen = model_lib.choose(logits, token, placement)
     log_prob = chosen - jax.nn.logsumexp(logits, axis=-1)
 
   def write(old, new):
@@ -191,7 +193,7 @@ def _log_prob(params, inputs, tokens, *, model, stops, legal, temperature):
   hidden = jnp.concatenate([prompt.hidden[:, None], hidden[:, 0]], axis=1)
   scores = model_lib.token_log_probs(
       hidden, apply(method='table'), tokens, temperature=temperature,
-      legal=legal, chunk=_CHUNK)
+      legal=legal, chunk=_CHUNK, placement=model.placement)
   return jax.tree.map(lambda x: jnp.where(where, x, 0), scores)
 
 

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from step_jax.policies import placement as placement_lib
 from step_jax.policies.qwen_vl import attention
 from step_jax.policies.qwen_vl import config as config_lib
 from step_jax.policies.qwen_vl import dense
+from step_jax.policies.qwen_vl import placement as rules
 
 
 class Cache(NamedTuple):
@@ -25,16 +27,19 @@ class TextModel(nn.Module):
   dtype: Any = jnp.float32  # of the computation; norms and softmax: float32
   remat: bool = False  # recompute each layer in the backward pass
   chunk: int | None = None  # queries at a time
+  placement: placement_lib.Placement = placement_lib.NOWHERE
 
   def setup(self):
     config = self.config
     self.embed = nn.Embed(
         config.vocabulary, config.width, dtype=self.dtype)
-    layer = nn.remat(_Layer, prevent_cse=False) if self.remat else _Layer
+    layer = rules.gathering(_Layer, self.placement)
+    if self.remat:
+      layer = nn.remat(layer, prevent_cse=False)
     self.layers = nn.scan(
         layer, variable_axes={'params': 0}, split_rngs={'params': True},
         in_axes=(nn.broadcast, nn.broadcast, 0), length=config.num_layers)(
-            config, self.dtype, self.chunk)
+            config, self.dtype, self.chunk, self.placement)
     self.norm = nn.RMSNorm(epsilon=config.norm_epsilon, dtype=self.dtype)
     if not config.tied:
       self.head = self.param(
@@ -62,7 +67,8 @@ class TextModel(nn.Module):
     """Like a call, and the `Cache` of `[layers, B, L, G, d]`."""
     causal = jnp.tri(where.shape[1], dtype=bool)
     hidden, cache = self.layers(
-        embedded, self._angles(positions), causal[None] & where[:, None], None)
+        self.placement.rows(embedded), self._angles(positions),
+        causal[None] & where[:, None], None)
     return self.norm(hidden), Cache(*cache)
 
   def respond(
@@ -93,7 +99,8 @@ class TextModel(nn.Module):
         jnp.broadcast_to(written, (length, written.size)),
         jnp.tri(length, dtype=bool)], axis=1)
     hidden, cache = self.layers(
-        embedded, self._angles(positions), (prompt_where, own_where),
+        self.placement.rows(embedded), self._angles(positions),
+        (prompt_where, own_where),
         (prompt, own))
     return self.norm(hidden), Cache(*cache)
 
@@ -115,6 +122,7 @@ class _Layer(nn.Module):
   config: config_lib.TextConfig
   dtype: Any
   chunk: int | None
+  placement: placement_lib.Placement
 
   @nn.compact
   def __call__(self, hidden, angles, where, before):
@@ -128,12 +136,13 @@ class _Layer(nn.Module):
             ('value', config.num_key_heads)))
     query, key = (attention.rotate(x, angles) for x in (query, key))
     mixed = self._mix(query, key, value, where, before)
-    hidden += self._dense('output', config.width)(mixed)
+    hidden = self.placement.rows(
+        hidden + self._dense('output', config.width)(mixed))
     normed = self._norm('mlp_norm')(hidden)
     gate = nn.silu(self._dense('gate', config.hidden_width)(normed))
     up = self._dense('up', config.hidden_width)(normed)
     hidden += self._dense('down', config.width)(gate * up)
-    return hidden, (key, value)
+    return self.placement.rows(hidden), (key, value)
 
   def _mix(self, query, key, value, where, before):
     """Attention over the tokens here and, if any, caches from before."""

@@ -13,10 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from step_jax.policies import placement as placement_lib
 from step_jax.policies.qwen_vl import attention
 from step_jax.policies.qwen_vl import config as config_lib
 from step_jax.policies.qwen_vl import dense
 from step_jax.policies.qwen_vl import inputs as inputs_lib
+from step_jax.policies.qwen_vl import placement as rules
 
 _ROPE_THETA = 10000.0  # fixed in the checkpoints' code
 
@@ -27,6 +29,7 @@ class VisionModel(nn.Module):
   dtype: Any = jnp.float32
   remat: bool = False
   chunk: int | None = None
+  placement: placement_lib.Placement = placement_lib.NOWHERE
 
   @nn.compact
   def __call__(self, images: inputs_lib.Images) -> chex.Array:
@@ -42,14 +45,16 @@ class VisionModel(nn.Module):
     where = images.where
     pixels = jnp.where(where[..., None], images.pixels, 0)
     patches = _dense('patch', config.width, self.dtype, bias=False)(pixels)
-    layer = nn.remat(_Layer, prevent_cse=False) if self.remat else _Layer
+    layer = rules.gathering(_Layer, self.placement)
+    if self.remat:
+      layer = nn.remat(layer, prevent_cse=False)
     is_full = np.isin(np.arange(config.num_layers), config.full_layers)
     patches, _ = nn.scan(
         layer, variable_axes={'params': 0}, split_rngs={'params': True},
         in_axes=(nn.broadcast, nn.broadcast, 0), length=config.num_layers)(
-            config, self.dtype, self.chunk, name='layers')(
-                patches, self._angles(images.positions), where,
-                jnp.asarray(is_full))
+            config, self.dtype, self.chunk, self.placement, name='layers')(
+                self.placement.rows(patches), self._angles(images.positions),
+                where, jnp.asarray(is_full))
     merged = _norm('merger_norm', config, self.dtype)(patches).reshape(
         -1, config.merge_size**2 * config.width)
     merged = _dense('merger_in', merged.shape[-1], self.dtype)(merged)
@@ -70,6 +75,7 @@ class _Layer(nn.Module):
   config: config_lib.VisionConfig
   dtype: Any
   chunk: int | None
+  placement: placement_lib.Placement
 
   @nn.compact
   def __call__(self, patches, angles, where, is_full):
@@ -80,9 +86,10 @@ class _Layer(nn.Module):
     query, key, value = (qkv[..., i, :, :] for i in range(3))
     query, key = (attention.rotate(x, angles) for x in (query, key))
     mixed = self._mix(query, key, value, where, is_full)
-    patches += _dense('output', config.width, self.dtype)(mixed)
+    patches = self.placement.rows(
+        patches + _dense('output', config.width, self.dtype)(mixed))
     normed = _norm('mlp_norm', config, self.dtype)(patches)
-    return patches + self._mlp(normed), None
+    return self.placement.rows(patches + self._mlp(normed)), None
 
   def _mix(self, query, key, value, where, is_full):
     """`[N, W, S, D]`; every layer looks as far as its flag says."""
