@@ -123,6 +123,11 @@ def add_vision_language(config: ml_collections.ConfigDict) -> None:
     policy.words = ''  # a text whose tokens it knows; others are spelt in bytes
     policy.dtype = 'float32'  # of products; parameters are float32
     policy.remat = False  # recomputes layers in the backward pass
+    # Adapters (LoRA) of this rank learn, and nothing else; 0: everything does.
+    policy.lora = ml_collections.ConfigDict({
+        'rank': 0, 'alpha': 32.0,
+        'targets': ('query', 'key', 'value', 'output', 'gate', 'up', 'down'),
+        'frozen_dtype': 'bfloat16'})  # of the parameters that do not learn
     # What the model was trained on, see policies/qwen_vl/versions.py:
     # 'ui_tars_dpo', 'ui_tars_1_5', 'qwen2_5_vl', or 'auto', by config.json.
     policy.version = 'auto'

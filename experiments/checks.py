@@ -39,6 +39,7 @@ _POSITIVE = (
     'sharpness', 'temperature', 'optimizer.learning_rate',
     'optimizer.max_grad_norm', 'env.step_timeout', 'env.start_timeout',
     'warm_start.learning_rate')
+_TARGETS = {'query', 'key', 'value', 'output', 'gate', 'up', 'down'}
 _SHARES = ('low_threshold', 'ema_decay', 'optimizer.clip_low')
 
 
@@ -121,6 +122,14 @@ def _check_vision_language(
     raise UserError(
         'expected a checkpoint: give the folder of config.json, safetensors '
         'and tokenizer.json with --config.policy.checkpoint=DIR')
+  lora = policy.lora
+  expect('policy.lora.rank', lora.rank >= 0, 'at least 0')
+  expect('policy.lora.alpha', 0 < lora.alpha < math.inf, 'a number above 0')
+  expect('policy.lora.targets', lora.targets and set(lora.targets) <= _TARGETS,
+         f'some of {", ".join(sorted(_TARGETS))}')
+  expect('policy.lora.frozen_dtype',
+         lora.frozen_dtype in ('float32', 'bfloat16'),
+         "'float32' or 'bfloat16'")
   expect('policy.checkpoint',
          not policy.checkpoint or pathlib.Path(policy.checkpoint).is_dir(),
          'the folder of a checkpoint')

@@ -98,6 +98,8 @@ def _make_vision_language(
         config, drive.keywords['folder'], drive.keywords['platform'],
         placement)
   except ModuleNotFoundError as error:
+    field, extra = ('policy.lora', 'lora') if error.name == 'qwix' else (
+        "policy.name 'qwen_vl'", 'vlm')
     raise checks.UserError(
-        f"policy.name 'qwen_vl' needs the Python package {error.name}, which "
-        "is not installed; try pip install -e '.[vlm]'") from error
+        f'{field} needs the Python package {error.name}, which is not '
+        f"installed; try pip install -e '.[{extra}]'") from error

@@ -98,7 +98,8 @@ def make_learner(
   make: Callable[..., learner_lib.Learner] = learner_lib.make_learner
   if policy.load is not None:
     make = functools.partial(
-        streaming.make_learner, load=policies.make_loader(policy))
+        streaming.make_learner, load=policies.make_loader(policy),
+        frozen=policy.frozen)
   return make(
       functools.partial(policy.log_prob, temperature=config.temperature),
       optimizer, num_epochs=options.num_epochs,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 import functools
 import pathlib
 import sys
+from typing import Any
 
 import ml_collections
 from PIL import Image
@@ -70,11 +71,20 @@ def make_policy(
   policy = policy_lib.make_policy(
       model_config, vocabulary, codec.load, source=source,
       num_tokens=settings.response_length, stops=stops, dtype=options.dtype,
-      remat=options.remat, placement=placement)
+      remat=options.remat, placement=placement,
+      lora=make_lora(options.lora), frozen_dtype=options.lora.frozen_dtype)
   return policy, base.Codec(
       matches=codec.matches, empty_history=(), remember=codec.remember,
       state=codec.state, num_tokens=settings.response_length,
       observe=codec.observe, decode=codec.decode, encode=codec.encode)
+
+
+def make_lora(options: ml_collections.ConfigDict) -> Any:
+  """`adapters.Lora` of a config's `policy.lora`; None if there are none."""
+  if not options.rank:
+    return None
+  from step_jax.policies.qwen_vl import adapters  # qwix is an extra
+  return adapters.Lora(options.rank, options.alpha, tuple(options.targets))
 
 
 def _pictures(folder: str) -> Callable[[int], Image.Image]:

@@ -82,7 +82,8 @@ def warm_start(
             f'loss {loss:.2f}')
 
     imitate = functools.partial(
-        streaming.imitate, load=policies.make_loader(policy), on_step=tell)
+        streaming.imitate, load=policies.make_loader(policy),
+        frozen=policy.frozen, on_step=tell)
   params, losses = imitate(
       jax.random.key(config.seed), params, observations, tokens,
       log_prob_fn=policy.log_prob, num_steps=config.warm_start.num_steps,

@@ -12,6 +12,7 @@ from configs import androidworld as androidworld_config
 from configs import osworld as osworld_config
 from experiments import checks
 from experiments import collectors
+from experiments import export
 from experiments import policies
 from experiments import setups
 from experiments import train
@@ -19,6 +20,7 @@ from experiments import warm_start
 from experiments import worlds
 from step_jax.envs.osworld import env as osworld_env
 from step_jax.envs.osworld import machines
+from step_jax.policies.qwen_vl import checkpoint
 from step_jax.policies.qwen_vl import config as config_lib
 from step_jax.policies.qwen_vl import model as model_lib
 from step_jax.policies.qwen_vl import saving
@@ -160,7 +162,8 @@ def test_the_paper_s_experiment_runs_on_fake_desktops(
         'env.arguments.settle_after_reset': 0.,
         'env.arguments.settle_before_evaluation': 0.,
         'env.arguments.desktop_env_python': fake_venv.make(tmp_path),
-        'policy.screen_size': (64, 36)})
+        'policy.screen_size': (64, 36), 'policy.lora.rank': 2,
+        'policy.lora.frozen_dtype': 'float32'})
     with pytest.raises(checks.UserError, match=(
         'needs a Google account.*skip_unsupported=True goes on .* other 2')):
       worlds.make_world(config)
@@ -176,9 +179,24 @@ def test_the_paper_s_experiment_runs_on_fake_desktops(
     assert [pathlib.Path(path).stem for path in skipped] == ['google']
     assert '1 of 2 tasks are prepared and evaluated by desktop-env' in (
         capsys.readouterr().err)
+    _check_export(config, tmp_path)
     world = worlds.make_world(config, 'all')
     assert list(zip(world.domains, world.tasks)) == [
         ('vlc', 'theirs'), ('os', 'zero')]
+
+
+def _check_export(config, tmp_path):
+  """Nothing was learned, so that the export is the model it began with."""
+  output = tmp_path / 'exported'
+  export.export(config, tmp_path / 'run', output, 'float32')
+  assert (output / 'tokenizer.json').exists()
+  jax.tree.map(np.testing.assert_array_equal, *(
+      checkpoint.load_params(folder, checkpoint.read_config(folder))
+      for folder in (output, tmp_path / 'model')))
+  with pytest.raises(checks.UserError, match='to be empty'):
+    export.export(config, tmp_path / 'run', output, 'float32')
+  with pytest.raises(checks.UserError, match='began with policy.checkpoint'):
+    export.export(_config(), tmp_path / 'run', tmp_path / 'other', 'float32')
 
 
 def test_the_paper_s_experiment_runs_on_a_fake_phone(tmp_path):

@@ -38,6 +38,7 @@ def make_learner(
     optimizer: optax.GradientTransformation,
     *,
     load: LoadBatches,
+    frozen: base.Frozen = base.NOTHING_FROZEN,
     num_epochs: int = 1,
     num_minibatches: int = 4,
     clip_low: float = 0.2,
@@ -56,8 +57,9 @@ def make_learner(
   For what is not told here, see `learner.make_learner`.
 
   Args:
-    log_prob_fn: reads loaded observations.
+    log_prob_fn: reads loaded observations, and what `frozen.join` makes.
     load: see above.
+    frozen: parameters that do not learn.
   """
   updates.check_options(
       num_epochs, num_minibatches, micro_batch_size, importance_cap,
@@ -80,11 +82,13 @@ def make_learner(
     return normaliser, deals, jnp.copy(state.step), *placement.pin(
         (old_params, zeros))
 
-  add = jax.jit(updates.micro_batch_adder(
-      log_prob_fn, clip_low=clip_low, clip_high=clip_high,
-      importance_cap=importance_cap, entropy_bonus=entropy_bonus,
-      placement=placement),
-      donate_argnames='totals')
+  @functools.partial(jax.jit, donate_argnames='totals')
+  def add(frozen_params, *args, totals):
+    return updates.micro_batch_adder(
+        lambda params, *rest: log_prob_fn(
+            frozen.join(params, frozen_params), *rest),
+        clip_low=clip_low, clip_high=clip_high, importance_cap=importance_cap,
+        entropy_bonus=entropy_bonus, placement=placement)(*args, totals=totals)
 
   @functools.partial(jax.jit, donate_argnums=0)
   def take_step(progress, taken):
@@ -98,7 +102,7 @@ def make_learner(
   return learner_lib.Learner(
       functools.partial(updates.init, optimizer, placement),
       functools.partial(
-          _update, _Jitted(plan, add, take_step, finish), load,
+          _update, _Jitted(plan, add, take_step, finish), load, frozen,
           functools.partial(
               updates.rows_at_once, micro_batch_size=micro_batch_size,
               placement=placement)))
@@ -169,6 +173,7 @@ def imitate(
     *,
     log_prob_fn: base.LogProbFn,
     load: LoadBatches,
+    frozen: base.Frozen = base.NOTHING_FROZEN,
     num_steps: int,
     batch_size: int,
     learning_rate: float,
@@ -181,8 +186,9 @@ def imitate(
 
   Args:
     observations: stored ones.
-    log_prob_fn: reads loaded observations.
+    log_prob_fn: reads loaded observations, and what `frozen.join` makes.
     load: see above.
+    frozen: parameters that do not learn.
     on_step: told the number of steps taken, and the last one's loss.
 
   Returns:
@@ -190,10 +196,14 @@ def imitate(
   """
   observations, tokens = jax.device_get((observations, tokens))
   optimizer = imitation.make_optimizer(learning_rate, num_steps)
-  step = jax.jit(functools.partial(
-      imitation.take_step, optimizer,
-      functools.partial(log_prob_fn, temperature=temperature)),
-      donate_argnums=0)
+
+  @functools.partial(jax.jit, donate_argnums=1)
+  def step(frozen_params, *args):
+    return imitation.take_step(
+        optimizer, lambda params, *rest: log_prob_fn(
+            frozen.join(params, frozen_params), *rest,
+            temperature=temperature), *args)
+
   rows = np.asarray(jax.vmap(functools.partial(
       imitation.draw_rows, batch_size=batch_size, num_rows=len(tokens)))(
           jax.random.split(rng_key, num_steps)))
@@ -202,7 +212,7 @@ def imitate(
   with contextlib.closing(
       load(_rows(observations, index) for index in rows)) as loaded:
     for number, index in enumerate(rows):
-      carry, loss = step(carry, next(loaded), tokens[index])
+      carry, loss = step(frozen.get(), carry, next(loaded), tokens[index])
       losses[number] = loss  # waits for the step
       on_step(number + 1, losses[number])
   return carry[0], losses
@@ -217,7 +227,7 @@ class _Jitted(NamedTuple):
 
 
 def _update(
-    jitted: _Jitted, load: LoadBatches,
+    jitted: _Jitted, load: LoadBatches, frozen: base.Frozen,
     rows_at_once: Callable[[types.StepBatch], int],
     state: types.LearnerState, batch: types.RoundBatch,
 ) -> tuple[types.LearnerState, dict[str, chex.Array]]:
@@ -237,7 +247,7 @@ def _update(
     for minibatch in minibatches:
       for micro in minibatch:
         progress = progress._replace(totals=jitted.add(
-            progress.params, old_params,
+            frozen.get(), progress.params, old_params,
             _take(parts[micro.part], micro, next(loaded)), normaliser,
             totals=progress.totals))
         jax.block_until_ready(progress.totals.computed)

@@ -1,5 +1,6 @@
 """What a policy is: pure functions over tokens, log-probs and masks."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import chex
@@ -65,18 +66,33 @@ class SampleManyFn(Protocol):
     """
 
 
+class Frozen(NamedTuple):
+  """Parameters that do not learn, beside those that do.
+
+  They are an argument of whatever is traced, never a constant in it.
+  """
+  get: Callable[[], Any]  # loads them when it is first called
+  join: Callable[[Any, Any], Any]  # (learned, frozen) -> of the network
+
+
+NOTHING_FROZEN = Frozen(lambda: None, lambda learned, frozen: learned)
+
+
 class Policy(NamedTuple):
   """A network as pure functions; observations are pytrees of [B, ...].
 
   `sample` and `log_prob` speak of the same distribution: temperature and
   legality masks included. Where there is `load`, they and `sample_many` read
-  what it returns, else stored observations as they are.
+  what it returns, else stored observations as they are. Where something is
+  frozen, `init` makes the parameters that learn; `sample` and `sample_many`
+  take these, and `log_prob`, which is traced, what `frozen.join` makes.
   """
   init: InitFn
   sample: SampleFn
   log_prob: LogProbFn
   load: LoadFn | None = None
   sample_many: SampleManyFn | None = None
+  frozen: Frozen = NOTHING_FROZEN
 
 
 class MatchFn(Protocol):

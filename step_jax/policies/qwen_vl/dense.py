@@ -14,4 +14,6 @@ class Dense(nn.Dense):
   def __call__(self, inputs: chex.Array) -> chex.Array:
     """`[..., D]` to `[..., features]`."""
     outputs = super().__call__(inputs.reshape(-1, inputs.shape[-1]))
-    return outputs.reshape(*inputs.shape[:-1], self.features)
+    # An adapter's share is of its parameters' type.
+    return outputs.astype(self.dtype).reshape(
+        *inputs.shape[:-1], self.features)

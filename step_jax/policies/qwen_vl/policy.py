@@ -1,11 +1,12 @@
 """A vision-language model as a policy: of a checkpoint, or tiny and random."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import safetensors
 
 from step_jax.policies import base
@@ -16,6 +17,9 @@ from step_jax.policies.qwen_vl import model as model_lib
 from step_jax.policies.qwen_vl import sampling
 from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
 from step_jax.policies.qwen_vl import vocabulary as vocabulary_lib
+
+if TYPE_CHECKING:  # its package is an extra of its own
+  from step_jax.policies.qwen_vl import adapters
 
 _BOXES = (tokenizer_lib.BOX_START, tokenizer_lib.BOX_END)
 _QUERIES = 512  # of attention at a time; a screenshot has thousands of patches
@@ -32,6 +36,8 @@ def make_policy(
     dtype: str,
     remat: bool,
     placement: placement_lib.Placement = placement_lib.NOWHERE,
+    lora: 'adapters.Lora | None' = None,
+    frozen_dtype: str = 'bfloat16',
 ) -> base.Policy:
   """A policy that writes text and the boxes of clicks.
 
@@ -45,6 +51,8 @@ def make_policy(
     dtype: of products, 'float32' or 'bfloat16'.
     remat: whether the gradient computes activations again.
     placement: on a mesh, by `placement.RULES`.
+    lora: adapters, which alone learn; by default all parameters do.
+    frozen_dtype: of the parameters beside adapters.
 
   Returns:
     The policy; its `init` raises `base.InputError` for a bad checkpoint.
@@ -52,16 +60,54 @@ def make_policy(
   model = model_lib.Model(
       config, dtype=dtype, remat=remat, attention_chunk=_QUERIES,
       placement=placement)
-  functions = sampling.make_policy(
-      model, num_tokens=num_tokens,
+  make = functools.partial(
+      sampling.make_policy, num_tokens=num_tokens,
       stop_ids=[vocabulary.find(token) for token in stops],
       legal=vocabulary.legal(config.text.vocabulary, (*stops, *_BOXES)))
-  shardings = placement.shardings(jax.eval_shape(
-      functions.init, jax.random.key(0)))
-  init = functools.partial(_load_params, source, config, shardings) if (
-      source) else jax.jit(functions.init, out_shardings=shardings)
-  return base.Policy(init, functions.sample, functions.log_prob, load,
-                     functions.sample_many)
+  dtype = frozen_dtype if lora else jnp.float32
+  init = _initialiser(source, model, placement, dtype)
+  if lora is None:
+    functions = make(model)
+    return base.Policy(init, functions.sample, functions.log_prob, load,
+                       functions.sample_many)
+  return _adapted(model, make, init, load, lora)
+
+
+def _initialiser(
+    source: pathlib.Path | None, model: model_lib.Model,
+    placement: placement_lib.Placement, dtype: Any) -> base.InitFn:
+  """Loads parameters, or draws them, each where it will lie."""
+  draw = functools.partial(model_lib.init_params, model)
+  shardings = placement.shardings(jax.eval_shape(draw, jax.random.key(0)))
+  if source is not None:
+    return functools.partial(
+        _load_params, source, model.config, shardings, dtype)
+  return jax.jit(
+      lambda rng_key: jax.tree.map(
+          lambda x: x.astype(dtype), draw(rng_key)), out_shardings=shardings)
+
+
+def _adapted(
+    model: model_lib.Model, make: Callable[[model_lib.Model], sampling.Sampler],
+    init: base.InitFn, load: base.LoadFn, lora: 'adapters.Lora'
+) -> base.Policy:
+  """The policy of adapters; the parameters beside them are loaded once."""
+  from step_jax.policies.qwen_vl import adapters
+  frozen = base.Frozen(
+      functools.cache(lambda: init(jax.random.key(0))), adapters.join)
+  adapted = adapters.adapt(model, lora)
+  functions = make(adapted)
+
+  def complete(function):
+    def sample(params, rng_keys, observation, *, temperature):
+      return function(adapters.join(params, frozen.get()), rng_keys,
+                      observation, temperature=temperature)
+    return sample
+
+  return base.Policy(
+      jax.jit(functools.partial(adapters.init, adapted)),
+      complete(functions.sample), functions.log_prob, load,
+      complete(functions.sample_many), frozen)
 
 
 def read_config(
@@ -127,9 +173,10 @@ def tiny_config(
 
 def _load_params(
     source: pathlib.Path, config: config_lib.Config, shardings: Any,
-    rng_key: Any) -> Any:
+    dtype: Any, rng_key: Any) -> Any:
   del rng_key
   try:
-    return checkpoint.load_params(source, config, shardings=shardings)
+    return checkpoint.load_params(
+        source, config, shardings=shardings, dtype=dtype)
   except (ValueError, OSError, safetensors.SafetensorError) as error:
     raise base.InputError(str(error)) from error

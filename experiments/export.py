@@ -1,0 +1,95 @@
+"""Writes a run's newest parameters as a folder that transformers loads.
+
+  python experiments/export.py --workdir=DIR --output=DIR [--dtype=bfloat16]
+
+For the vision-language policy. Adapters are merged into the model's own
+parameters; tokenizer and prompt files come from the run's `policy.checkpoint`.
+The folder can be another run's `policy.checkpoint`, or be served.
+"""
+
+from collections.abc import Sequence
+import pathlib
+import shutil
+import sys
+
+if __name__ == '__main__':  # run as a script, from anywhere
+  sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from absl import flags
+import ml_collections
+
+from experiments import checks
+from experiments import commands
+from experiments import setups
+from experiments import train
+from experiments import worlds
+from step_jax.runs import files
+
+_WEIGHTS = ('config.json', '*.safetensors', '*.safetensors.index.json')
+
+
+def export(config: ml_collections.ConfigDict, workdir: pathlib.Path,
+           output: pathlib.Path, dtype: str) -> None:
+  """Writes the folder.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    output: made; a folder with something in it is refused.
+    dtype: of the parameters in the files.
+
+  Raises:
+    UserError: the run has no checkpoint yet, or no model that can be written.
+    WriteError: it cannot be written.
+  """
+  if not config.policy.get('checkpoint'):
+    raise checks.UserError(
+        'expected a run that began with policy.checkpoint, got one of a small '
+        'random model, which nothing else reads')
+  if output.exists() and any(output.iterdir()):
+    raise checks.UserError(f'expected {output} to be empty, got files in it')
+  from experiments import vision_language  # their packages are an extra
+  from step_jax.policies.qwen_vl import checkpoint
+  from step_jax.policies.qwen_vl import saving
+  setup = setups.make_setup(
+      config, worlds.make_world(config, workdir=workdir))
+  policy, source = setup.policy, pathlib.Path(config.policy.checkpoint)
+  params = policy.frozen.join(
+      train.newest_params(setup, workdir), policy.frozen.get())
+  lora = vision_language.make_lora(config.policy.lora)
+  if lora is not None:
+    from step_jax.policies.qwen_vl import adapters
+    params = adapters.merge(params, lora)
+  with files.writing(output):
+    saving.save_params(
+        output, checkpoint.read_config(source), params, dtype=dtype)
+    _copy_others(source, output)
+
+
+def _copy_others(source: pathlib.Path, output: pathlib.Path) -> None:
+  """Tokenizer, processor and generation settings."""
+  for path in source.iterdir():
+    if path.is_file() and not any(map(path.match, _WEIGHTS)):
+      shutil.copy(path, output)
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the command; returns its exit code."""
+  flags.DEFINE_string('workdir', None, 'folder of the run', required=True)
+  flags.DEFINE_string('output', None, 'folder to write', required=True)
+  flags.DEFINE_enum(
+      'dtype', 'bfloat16', ['bfloat16', 'float32'], 'of the parameters')
+
+  def run():
+    flags.FLAGS(argv)
+    workdir = pathlib.Path(flags.FLAGS.workdir)
+    output = pathlib.Path(flags.FLAGS.output)
+    export(checks.read_config(workdir / 'config.json'), workdir, output,
+           flags.FLAGS.dtype)
+    print(f'written to {output}')
+
+  return commands.exit_code(run)
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv))
