@@ -1,13 +1,13 @@
 """Memory of the 7B models: what formulas say, and what XLA places.
 
-  python benchmarks/vlm_memory.py [--devices=8,16,32]
+  python benchmarks/vlm_memory.py [--meshes=8x1,4x2,16x1,8x4]
 
 Prints the tables of docs/vlm.md. Nothing is executed: parameters and optimiser
 state are abstract, activations are what `jax.vjp` of the abstract model keeps,
 and for each number of emulated CPU devices one update (loss, gradients, AdamW)
-is compiled ahead of time in a process of its own, each parameter cut along
-its largest divisible axis and the micro-batch by row. Only the sizes of the
-arguments are read: temporaries of a CPU say nothing of a GPU or a TPU.
+is compiled ahead of time in a process of its own, placed on the mesh of
+data x model as a run places it. Temporaries are as XLA counts them for a CPU,
+which holds bfloat16 products in float32: not what a GPU or a TPU takes.
 """
 
 import dataclasses
@@ -31,14 +31,19 @@ import numpy as np
 import optax
 
 from step_jax.algorithm import losses
+from step_jax.policies import placement as placement_lib
+from step_jax.policies.qwen_vl import adapters
 from step_jax.policies.qwen_vl import config as config_lib
 from step_jax.policies.qwen_vl import inputs as inputs_lib
 from step_jax.policies.qwen_vl import model as model_lib
+from step_jax.policies.qwen_vl import placement as qwen_vl_placement
 from step_jax.policies.qwen_vl import text as text_lib
 from step_jax.policies.qwen_vl import vision as vision_lib
 
-_DEVICES = flags.DEFINE_list('devices', ['8', '16', '32'], 'to compile for')
-_COMPILE = flags.DEFINE_string('compile', None, 'the model of this process')
+_MESHES = flags.DEFINE_list(
+    'meshes', ['8x1', '4x2', '16x1', '8x4'], 'data x model, to compile for')
+_LORA = flags.DEFINE_integer('lora', 0, 'rank of adapters that learn alone')
+_COMPILE = flags.DEFINE_list('compile', None, 'a model and its mesh, here')
 
 PROMPT, RESPONSE = 1500, 128  # tokens
 GRID = (1, 52, 94)  # a screenshot of 1316 x 728 in patches of 14 x 14
@@ -193,27 +198,33 @@ def _print_formulas(name: str, config: config_lib.Config) -> None:
         f'{NUM_CANDIDATES * (prompt + response):.3f}', flush=True)
 
 
-def _compile_update(config: config_lib.Config) -> tuple[Any, int]:
-  """One update for all devices of this process, and the expected bytes."""
-  mesh = jax.make_mesh(
-      (jax.device_count(),), ('data',),
-      axis_types=(jax.sharding.AxisType.Auto,))
+def _compile_update(
+    config: config_lib.Config, axes: dict[str, int]) -> tuple[Any, int]:
+  """One update on a mesh of this process, and the bytes of an even cut."""
+  mesh = placement_lib.make_mesh(axes)
+  placement = placement_lib.Placement(mesh, qwen_vl_placement.RULES)
   model = model_lib.Model(
-      config, dtype=jnp.bfloat16, remat=True, attention_chunk=ATTENTION_CHUNK)
+      config, dtype=jnp.bfloat16, remat=True, attention_chunk=ATTENTION_CHUNK,
+      placement=placement)
   optimizer = optax.adamw(1e-6)
-  params = abstract_params(config)
-  params, opt_state = jax.tree.map(
-      functools.partial(_place, mesh),
-      (params, jax.eval_shape(optimizer.init, params)))
+  params, frozen = abstract_params(config), {}
+  if _LORA.value:
+    frozen = abstract_params(config, jnp.bfloat16)
+    model = adapters.adapt(model, adapters.Lora(_LORA.value, 32.))
+    params = jax.eval_shape(
+        functools.partial(adapters.init, model), jax.random.key(0))
+  params, opt_state, frozen = placement.structs(
+      (params, jax.eval_shape(optimizer.init, params), frozen))
   batch = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(
-          (jax.device_count(), *x.shape[1:]), x.dtype,
+          (axes['data'], *x.shape[1:]), x.dtype,
           sharding=jax.NamedSharding(mesh, jax.P('data'))),
       (row_inputs(config, GRID, PROMPT + RESPONSE),
        np.zeros((1, RESPONSE), np.int32), np.zeros((1, RESPONSE), np.float32),
        np.zeros(1, np.float32)))
 
-  def loss_fn(params, inputs, tokens, behaviour_log_probs, advantages):
+  def loss_fn(params, frozen, inputs, tokens, behaviour_log_probs, advantages):
+    params = adapters.join(params, frozen) if frozen else params
     log_probs, _ = model.apply(
         {'params': params}, inputs, tokens, start=PROMPT - 1,
         chunk=HEAD_CHUNK, method='log_probs')
@@ -222,25 +233,13 @@ def _compile_update(config: config_lib.Config) -> tuple[Any, int]:
         where=jnp.ones_like(tokens, bool))
 
   @functools.partial(jax.jit, donate_argnums=(0, 1))
-  def update(params, opt_state, batch):
-    gradients = jax.grad(loss_fn)(params, *batch)
+  def update(params, opt_state, frozen, batch):
+    gradients = placement.pin(jax.grad(loss_fn)(params, frozen, *batch))
     updates, opt_state = optimizer.update(gradients, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state
+    return placement.pin((optax.apply_updates(params, updates), opt_state))
 
-  even = num_bytes((params, opt_state, batch)) // jax.device_count()
-  return update.lower(params, opt_state, batch).compile(), even
-
-
-def _place(mesh: jax.sharding.Mesh, leaf: Any) -> jax.ShapeDtypeStruct:
-  """Cuts a parameter along its largest axis that the mesh divides."""
-  spec = [None] * leaf.ndim
-  for axis in sorted(range(leaf.ndim), key=lambda axis: -leaf.shape[axis]):
-    if leaf.shape[axis] % mesh.size == 0:
-      spec[axis] = 'data'
-      break
-  return jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype,
-      sharding=jax.NamedSharding(mesh, jax.P(*spec)))
+  even = num_bytes((params, opt_state, frozen, batch)) // mesh.size
+  return update.lower(params, opt_state, frozen, batch).compile(), even
 
 
 def largest_exchange(program: str) -> tuple[int, str]:
@@ -261,23 +260,28 @@ def main(_):
   """Prints the tables, or compiles for the devices of this process."""
   if _COMPILE.value:
     start = time.monotonic()
-    compiled, even = _compile_update(CONFIGS[_COMPILE.value])
+    name, sizes = _COMPILE.value
+    compiled, even = _compile_update(CONFIGS[name], dict(zip(
+        ('data', 'model'), map(int, sizes.split('x')))))
     placed = compiled.memory_analysis()
     size, what = largest_exchange(compiled.as_text())
-    print(f'{_COMPILE.value} | {jax.device_count()} | '
+    print(f'{name} | {sizes} | '
           f'{placed.argument_size_in_bytes / 1e9:.3f} | {even / 1e9:.3f} | '
-          f'{placed.alias_size_in_bytes / 1e9:.3f} | not measured | {what}, '
+          f'{placed.alias_size_in_bytes / 1e9:.3f} | '
+          f'{placed.temp_size_in_bytes / 1e9:.3f} | {what}, '
           f'{size / 1e9:.2f} | {time.monotonic() - start:.0f} s', flush=True)
     return
   for name, config in CONFIGS.items():
     _print_formulas(name, config)
-  print('\nmodel | devices | arguments on each, 10^9 bytes | if all is cut '
+  print('\nmodel | data x model | arguments on each, 10^9 bytes | if all is cut '
         'evenly | reused for results | temporaries | largest exchange | '
         'compiling', flush=True)
   for name in CONFIGS:
-    for count in _DEVICES.value:
+    for sizes in _MESHES.value:
+      count = np.prod([int(size) for size in sizes.split('x')])
       subprocess.run(
-          [sys.executable, __file__, f'--compile={name}'], check=True,
+          [sys.executable, __file__, f'--compile={name},{sizes}',
+           f'--lora={_LORA.value}'], check=True,
           env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': (
               f'--xla_force_host_platform_device_count={count}')})
 

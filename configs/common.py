@@ -37,6 +37,9 @@ def base_config() -> ml_collections.ConfigDict:
   config.mesh = ml_collections.ConfigDict({'data': -1, 'model': 1})
 
   config.optimizer = ml_collections.ConfigDict()
+  config.optimizer.name = 'adamw'  # any optimizer of optax
+  config.optimizer.arguments = ml_collections.ConfigDict()  # of it, besides
+  config.optimizer.mu_dtype = ''  # of its first moment; empty: the parameters'
   config.optimizer.learning_rate = 1e-6  # of AdamW, for a 7B model [choice]
   config.optimizer.warmup_rounds = 0  # rounds of linear warm-up [choice]
   # The round at which a cosine has taken the rate to a tenth; 0: constant.

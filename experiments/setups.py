@@ -5,11 +5,13 @@ The policy with its codec, the method, and the learner with its optimiser.
 
 from collections.abc import Callable
 import functools
+import inspect
 from typing import Any, NamedTuple
 
 import ml_collections
 import optax
 
+from experiments import checks
 from experiments import policies
 from experiments import worlds
 from step_jax.algorithm import methods
@@ -94,7 +96,7 @@ def make_learner(
   options = config.optimizer
   optimizer = optax.chain(
       optax.clip_by_global_norm(options.max_grad_norm),
-      optax.adamw(make_schedule(options), weight_decay=options.weight_decay))
+      make_optimizer(options))
   make: Callable[..., learner_lib.Learner] = learner_lib.make_learner
   if policy.load is not None:
     make = functools.partial(
@@ -107,6 +109,28 @@ def make_learner(
       clip_high=options.clip_high, importance_cap=options.importance_cap,
       entropy_bonus=options.entropy_bonus,
       micro_batch_size=options.micro_batch_size, placement=placement)
+
+
+def make_optimizer(
+    options: ml_collections.ConfigDict) -> optax.GradientTransformation:
+  """The optimiser of optax that `optimizer.name` names.
+
+  Raises:
+    UserError: there is none, or it does not take the arguments.
+  """
+  make: Any = getattr(optax, options.name, None)
+  arguments = dict(options.arguments)
+  try:
+    known = inspect.signature(make).parameters
+    if 'weight_decay' in known:
+      arguments.setdefault('weight_decay', options.weight_decay)
+    if options.mu_dtype:
+      arguments['mu_dtype'] = options.mu_dtype
+    return make(make_schedule(options), **arguments)
+  except TypeError as error:
+    raise checks.UserError(
+        'expected optimizer.name and optimizer.arguments to be of an optimizer '
+        f'of optax, got {options.name!r} with {arguments}: {error}') from error
 
 
 def make_schedule(options: ml_collections.ConfigDict) -> optax.Schedule:

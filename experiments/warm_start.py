@@ -17,7 +17,6 @@ from experiments import policies
 from experiments import worlds
 import step_jax
 from step_jax.learning import imitation
-from step_jax.learning import streaming
 from step_jax.policies import base
 from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import episodes
@@ -82,7 +81,7 @@ def warm_start(
             f'loss {loss:.2f}')
 
     imitate = functools.partial(
-        streaming.imitate, load=policies.make_loader(policy),
+        imitation.imitate_loaded, load=policies.make_loader(policy),
         frozen=policy.frozen, on_step=tell)
   params, losses = imitate(
       jax.random.key(config.seed), params, observations, tokens,

@@ -3,9 +3,14 @@ import importlib
 import pathlib
 import re
 
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
+from configs import common
 from experiments import checks
+from experiments import setups
 from experiments import worlds
 from step_jax.algorithm import methods
 
@@ -113,3 +118,37 @@ def test_tasks_are_those_of_the_environment(path, arg, monkeypatch):
   else:
     with pytest.raises(checks.UserError, match='env.tasks'):
       worlds.make_world(config)
+
+
+def _optimizer(**changes):
+  options = common.base_config().optimizer
+  with options.unlocked():
+    options.update(changes)
+  return setups.make_optimizer(options)
+
+
+def test_the_optimizer_is_the_one_that_is_named():
+  """One step of each is optax's own, with the learning rate's schedule."""
+  params = gradients = {'w': jnp.arange(1., 5.).reshape(2, 2)}
+  for changes, expected in (
+      ({}, optax.adamw(1e-6, weight_decay=0.01)),
+      ({'name': 'adam', 'mu_dtype': 'bfloat16'},
+       optax.adam(1e-6, mu_dtype='bfloat16')),
+      ({'name': 'lion', 'arguments': {'b1': 0.5, 'weight_decay': 0.2}},
+       optax.lion(1e-6, b1=0.5, weight_decay=0.2)),
+      ({'name': 'sgd'}, optax.sgd(1e-6))):
+    actual = _optimizer(**changes)
+    states = [one.init(params) for one in (actual, expected)]
+    one, other = (optimizer.update(gradients, state, params)[0]
+                  for optimizer, state in zip((actual, expected), states))
+    np.testing.assert_allclose(one['w'], other['w'], rtol=1e-6)
+  assert _optimizer(mu_dtype='bfloat16').init(params)[0].mu['w'].dtype == (
+      jnp.bfloat16)
+
+
+@pytest.mark.parametrize('changes', [
+    {'name': 'adamv'}, {'arguments': {'beta': 1.}},
+    {'name': 'sgd', 'mu_dtype': 'bfloat16'}])
+def test_an_optimizer_that_is_none_is_told(changes):
+  with pytest.raises(checks.UserError, match='to be of an optimizer of optax'):
+    _optimizer(**changes)

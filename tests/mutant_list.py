@@ -185,7 +185,7 @@ _LEARNING = (
          ('a trajectory is cut between two minibatches',
           'first * num_minibatches', 'position * num_minibatches'),
          ('one idle row counts',
-          'index < stop)\n    return', 'index <= stop)\n    return'),
+          'rows, index < stop), result)', 'rows, index <= stop), result)'),
          ('the normaliser is of the round, not of a minibatch',
           'jnp.maximum(tokens, 1) / num_minibatches', 'jnp.maximum(tokens, 1)'),
          ('every round has the same shuffle',

@@ -4,14 +4,18 @@ A policy that never succeeds has nothing to learn from (method 2), so it first
 imitates a few demonstrations.
 """
 
+from collections.abc import Callable
+import contextlib
 import functools
-from typing import Any, Callable
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from step_jax.learning import loader
 from step_jax.policies import base
 
 
@@ -103,3 +107,57 @@ def take_step(
   loss, gradients = jax.value_and_grad(loss_fn)(params)
   updates, opt_state = optimizer.update(gradients, opt_state, params)
   return (optax.apply_updates(params, updates), opt_state), loss
+
+
+def imitate_loaded(
+    rng_key: chex.PRNGKey,
+    params: Any,
+    observations: Any,
+    tokens: chex.Array,
+    *,
+    log_prob_fn: base.LogProbFn,
+    load: loader.LoadBatches,
+    frozen: base.Frozen = base.NOTHING_FROZEN,
+    num_steps: int,
+    batch_size: int,
+    learning_rate: float,
+    temperature: float = 1.0,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> tuple[Any, np.ndarray]:
+  """`imitate` from the host, of rows that are loaded shortly before.
+
+  They are the same, in the same order. For what is not told here, see there.
+
+  Args:
+    observations: stored ones.
+    log_prob_fn: reads loaded observations, and what `frozen.join` makes.
+    load: see `streaming`.
+    frozen: parameters that do not learn.
+    on_step: told the number of steps taken, and the last one's loss.
+
+  Returns:
+    As there, with the losses in numpy.
+  """
+  observations, tokens = jax.device_get((observations, tokens))
+  optimizer = make_optimizer(learning_rate, num_steps)
+
+  @functools.partial(jax.jit, donate_argnums=1)
+  def step(frozen_params, *args):
+    return take_step(
+        optimizer, lambda params, *rest: log_prob_fn(
+            frozen.join(params, frozen_params), *rest,
+            temperature=temperature), *args)
+
+  rows = np.asarray(jax.vmap(functools.partial(
+      draw_rows, batch_size=batch_size, num_rows=len(tokens)))(
+          jax.random.split(rng_key, num_steps)))
+  carry, losses = (params, optimizer.init(params)), np.zeros(
+      num_steps, np.float32)
+  with contextlib.closing(
+      load(jax.tree.map(
+          lambda x: x[index], observations) for index in rows)) as loaded:
+    for number, index in enumerate(rows):
+      carry, loss = step(frozen.get(), carry, next(loaded), tokens[index])
+      losses[number] = loss  # waits for the step
+      on_step(number + 1, losses[number])
+  return carry[0], losses

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from step_jax.algorithm import losses
 from step_jax.algorithm import types
 from step_jax.learning import updates
 from step_jax.policies import placement as placement_lib
@@ -72,8 +73,8 @@ def make_learner(
     num_minibatches: optimiser steps a pass.
     clip_low: the ratio is clipped at 1 - clip_low.
     clip_high: the ratio is clipped at 1 + clip_high.
-    importance_cap: see `losses.clipped_surrogate_loss`; unless it is 0, rows
-      are scored under the parameters at the beginning of the update, too.
+    importance_cap: see `losses.clipped_surrogate_loss`; unless it is 0, all
+      rows are scored once at the beginning of the update, too.
     entropy_bonus: what a nat of a token's entropy is worth beside its share
       of J; 0 leaves the objective as the paper's [choice].
     micro_batch_size: responses computed at once; a group counts K. On a mesh
@@ -95,15 +96,29 @@ def make_learner(
       importance_cap=importance_cap, entropy_bonus=entropy_bonus,
       placement=placement)
 
-  def minibatch(batch, deals, tokens, old_params, progress, part):
+  def score_part(params, rows, deal):
+    """Log-probs `[S, K, L]` of the useful rows before the first step."""
+    if not losses.is_given(importance_cap):
+      return rows.log_probs
+
+    def write(index, rows, old_log_probs):
+      scores = updates.score(log_prob_fn, params, placement.rows(rows))[0]
+      return old_log_probs.at[index].set(scores)
+    return _loop(
+        write, rows, deal.order, deal.bounds[0], deal.bounds[-1],
+        updates.rows_at_once(rows, micro_batch_size, placement),
+        rows.log_probs)
+
+  def minibatch(batch, old_log_probs, deals, tokens, progress, part):
     """One optimiser step."""
     normaliser = jnp.maximum(tokens, 1) / num_minibatches
     progress = updates.clear_gradients(progress)
-    add = functools.partial(
-        add_micro_batch, progress.params, old_params, normaliser=normaliser)
     totals = progress.totals
-    for rows, deal in zip(updates.parts(batch), deals):
-      totals = _add_part(
+    for rows, old, deal in zip(updates.parts(batch), old_log_probs, deals):
+      def add(index, micro, totals, old=old):
+        return add_micro_batch(
+            progress.params, micro, old[index], normaliser, totals)
+      totals = _loop(
           add, rows, deal.order, deal.bounds[part], deal.bounds[part + 1],
           updates.rows_at_once(rows, micro_batch_size, placement), totals)
     taken = sum(deal.bounds[part + 1] - deal.bounds[part] for deal in deals)
@@ -113,12 +128,16 @@ def make_learner(
   @functools.partial(jax.jit, donate_argnums=0)
   def update(state, batch):
     tokens = updates.count_tokens(batch)
+    old_log_probs = [
+        score_part(state.params, rows, deal) for rows, deal in zip(
+            updates.parts(batch), deal_rows(
+                state.step, 0, batch, num_minibatches=num_minibatches))]
 
     def epoch(progress, index):
       deals = deal_rows(
           state.step, index, batch, num_minibatches=num_minibatches)
       return jax.lax.scan(
-          functools.partial(minibatch, batch, deals, tokens, state.params),
+          functools.partial(minibatch, batch, old_log_probs, deals, tokens),
           progress, jnp.arange(num_minibatches))
 
     progress, _ = jax.lax.scan(
@@ -180,25 +199,29 @@ def _deal(
   return Deal(order, bounds.astype(jnp.int32))
 
 
-def _add_part(
-    add: Callable[..., updates.Totals],
+def _loop(
+    function: Callable[..., Any],
     batch: types.StepBatch,
     order: chex.Array,
     start: chex.Array,
     stop: chex.Array,
     size: int,
-    totals: updates.Totals,
-) -> updates.Totals:
-  """Adds the rows `order[start:stop]`, `size` of them at once."""
+    result: Any,
+) -> Any:
+  """`result = function(index, rows, result)` of rows `order[start:stop]`.
+
+  There are `size` of them at once, and `index` are their numbers.
+  """
   def body(state):
-    position, totals = state
+    position, result = state
     index = position + jnp.arange(size)
     # Idle rows repeat a useful one, so that what is masked is never read.
-    rows = _take(batch, order[jnp.minimum(index, stop - 1)], index < stop)
-    return position + size, add(rows, totals=totals)
+    rows = order[jnp.minimum(index, stop - 1)]
+    return position + size, function(
+        rows, _take(batch, rows, index < stop), result)
 
   return jax.lax.while_loop(
-      lambda state: state[0] < stop, body, (start, totals))[1]
+      lambda state: state[0] < stop, body, (start, result))[1]
 
 
 def _take(

@@ -10,6 +10,8 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent import futures
 from typing import Any
 
+LoadBatches = Callable[[Iterable[Any]], Generator[Any, None, None]]
+
 
 def prefetch(
     load: Callable[[Any], Any], batches: Iterable[Any], *, depth: int

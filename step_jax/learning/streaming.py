@@ -9,7 +9,7 @@ policy reads, lazily and in order; it is a generator function, such as
 `functools.partial(loader.prefetch, policy.load, depth=2)`.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
 import functools
@@ -24,20 +24,18 @@ import optax
 from step_jax.algorithm import credit
 from step_jax.algorithm import losses
 from step_jax.algorithm import types
-from step_jax.learning import imitation
 from step_jax.learning import learner as learner_lib
+from step_jax.learning import loader
 from step_jax.learning import updates
 from step_jax.policies import base
 from step_jax.policies import placement as placement_lib
-
-LoadBatches = Callable[[Iterable[Any]], Generator[Any, None, None]]
 
 
 def make_learner(
     log_prob_fn: Callable[[Any, Any, chex.Array], tuple],
     optimizer: optax.GradientTransformation,
     *,
-    load: LoadBatches,
+    load: loader.LoadBatches,
     frozen: base.Frozen = base.NOTHING_FROZEN,
     num_epochs: int = 1,
     num_minibatches: int = 4,
@@ -73,14 +71,9 @@ def make_learner(
         lambda epoch: learner_lib.deal_rows(
             state.step, epoch, batch, num_minibatches=num_minibatches),
         jnp.arange(num_epochs))
-    # An optimiser step donates the state; these are read to the end, the old
-    # parameters if there is a cap.
-    old_params = (
-        jax.tree.map(jnp.copy, state.params)
-        if losses.is_given(importance_cap) else None)
     zeros = updates.clear_gradients(updates.start(state)).totals
-    return normaliser, deals, jnp.copy(state.step), *placement.pin(
-        (old_params, zeros))
+    # An optimiser step donates the state; its number is read to the end.
+    return normaliser, deals, jnp.copy(state.step), placement.pin(zeros)
 
   @functools.partial(jax.jit, donate_argnames='totals')
   def add(frozen_params, *args, totals):
@@ -89,6 +82,12 @@ def make_learner(
             frozen.join(params, frozen_params), *rest),
         clip_low=clip_low, clip_high=clip_high, importance_cap=importance_cap,
         entropy_bonus=entropy_bonus, placement=placement)(*args, totals=totals)
+
+  @jax.jit
+  def score(frozen_params, params, rows):
+    return updates.score(
+        log_prob_fn, frozen.join(params, frozen_params),
+        placement.rows(rows))[0]
 
   @functools.partial(jax.jit, donate_argnums=0)
   def take_step(progress, taken):
@@ -102,7 +101,9 @@ def make_learner(
   return learner_lib.Learner(
       functools.partial(updates.init, optimizer, placement),
       functools.partial(
-          _update, _Jitted(plan, add, take_step, finish), load, frozen,
+          _update, _Jitted(
+              plan, score if losses.is_given(importance_cap) else None, add,
+              take_step, finish), load, frozen,
           functools.partial(
               updates.rows_at_once, micro_batch_size=micro_batch_size,
               placement=placement)))
@@ -115,7 +116,7 @@ def augment_steps(
     low: chex.Array,
     *,
     sample_many: Callable[..., base.ActionSample],
-    load: LoadBatches,
+    load: loader.LoadBatches,
     matches_fn: base.MatchFn,
     max_steps: int,
     num_candidates: int,
@@ -165,69 +166,17 @@ def augment_steps(
       singles, low, drawn, agree, group_weight=group_weight)
 
 
-def imitate(
-    rng_key: chex.PRNGKey,
-    params: Any,
-    observations: Any,
-    tokens: chex.Array,
-    *,
-    log_prob_fn: base.LogProbFn,
-    load: LoadBatches,
-    frozen: base.Frozen = base.NOTHING_FROZEN,
-    num_steps: int,
-    batch_size: int,
-    learning_rate: float,
-    temperature: float = 1.0,
-    on_step: Callable[[int, float], None] = lambda step, loss: None,
-) -> tuple[Any, np.ndarray]:
-  """`imitation.imitate` from the host, of the same rows in the same order.
-
-  For what is not told here, see `imitation.imitate`.
-
-  Args:
-    observations: stored ones.
-    log_prob_fn: reads loaded observations, and what `frozen.join` makes.
-    load: see above.
-    frozen: parameters that do not learn.
-    on_step: told the number of steps taken, and the last one's loss.
-
-  Returns:
-    As there, with the losses in numpy.
-  """
-  observations, tokens = jax.device_get((observations, tokens))
-  optimizer = imitation.make_optimizer(learning_rate, num_steps)
-
-  @functools.partial(jax.jit, donate_argnums=1)
-  def step(frozen_params, *args):
-    return imitation.take_step(
-        optimizer, lambda params, *rest: log_prob_fn(
-            frozen.join(params, frozen_params), *rest,
-            temperature=temperature), *args)
-
-  rows = np.asarray(jax.vmap(functools.partial(
-      imitation.draw_rows, batch_size=batch_size, num_rows=len(tokens)))(
-          jax.random.split(rng_key, num_steps)))
-  carry, losses = (params, optimizer.init(params)), np.zeros(
-      num_steps, np.float32)
-  with contextlib.closing(
-      load(_rows(observations, index) for index in rows)) as loaded:
-    for number, index in enumerate(rows):
-      carry, loss = step(frozen.get(), carry, next(loaded), tokens[index])
-      losses[number] = loss  # waits for the step
-      on_step(number + 1, losses[number])
-  return carry[0], losses
-
-
 class _Jitted(NamedTuple):
   """The parts of an update that run on the device."""
   plan: Callable[..., tuple]
+  score: Callable[..., chex.Array] | None  # if there is a cap
   add: Callable[..., updates.Totals]
   take_step: Callable[..., updates.Progress]
   finish: Callable[..., tuple]
 
 
 def _update(
-    jitted: _Jitted, load: LoadBatches, frozen: base.Frozen,
+    jitted: _Jitted, load: loader.LoadBatches, frozen: base.Frozen,
     rows_at_once: Callable[[types.StepBatch], int],
     state: types.LearnerState, batch: types.RoundBatch,
 ) -> tuple[types.LearnerState, dict[str, chex.Array]]:
@@ -236,23 +185,46 @@ def _update(
       jax.device_get(rows.observations) for rows in updates.parts(batch)]
   batch = jax.device_get(_without_observations(batch))
   parts = updates.parts(batch)
-  normaliser, deals, first_step, old_params, zeros = jitted.plan(state, batch)
+  normaliser, deals, first_step, zeros = jitted.plan(state, batch)
   progress = updates.start(state)._replace(totals=zeros)
-  minibatches = _schedule(
-      jax.device_get(deals),
-      [rows_at_once(rows) for rows in parts])
+  deals, sizes = jax.device_get(deals), [rows_at_once(rows) for rows in parts]
+  old_log_probs = [rows.log_probs for rows in parts]
+  if jitted.score is not None:
+    old_log_probs = _score(
+        functools.partial(jitted.score, frozen.get(), progress.params), load,
+        observations, parts, deals, sizes)
+  minibatches = _schedule(deals, sizes)
   with contextlib.closing(load(
       _rows(observations[micro.part], micro.rows)
       for minibatch in minibatches for micro in minibatch)) as loaded:
     for minibatch in minibatches:
       for micro in minibatch:
         progress = progress._replace(totals=jitted.add(
-            frozen.get(), progress.params, old_params,
-            _take(parts[micro.part], micro, next(loaded)), normaliser,
+            frozen.get(), progress.params,
+            _take(parts[micro.part], micro, next(loaded)),
+            old_log_probs[micro.part][micro.rows], normaliser,
             totals=progress.totals))
         jax.block_until_ready(progress.totals.computed)
       progress = jitted.take_step(progress, len(minibatch))
   return jitted.finish(first_step, progress, batch)
+
+
+def _score(
+    score: Callable[[types.StepBatch], chex.Array], load: loader.LoadBatches,
+    observations: list[Any], parts: list[types.StepBatch],
+    deals: list[learner_lib.Deal], sizes: list[int]) -> list[np.ndarray]:
+  """Log-probs `[S, K, L]` of the useful rows before the first step."""
+  scores = [np.array(rows.log_probs) for rows in parts]
+  micros = [micro for part, (deal, size) in enumerate(zip(deals, sizes))
+            for micro in _micro_batches(
+                part, deal.order[0], 0, deal.bounds[0, -1], size)]
+  with contextlib.closing(load(
+      _rows(observations[micro.part], micro.rows)
+      for micro in micros)) as loaded:
+    for micro in micros:
+      scores[micro.part][micro.rows] = score(
+          _take(parts[micro.part], micro, next(loaded)))
+  return scores
 
 
 class _MicroBatch(NamedTuple):

@@ -108,9 +108,10 @@ def micro_batch_adder(
     entropy_bonus: float,
     placement: placement_lib.Placement,
 ) -> Callable[..., Totals]:
-  """`(params, old_params, rows, normaliser, totals) -> totals`.
+  """`(params, rows, old_log_probs, normaliser, totals) -> totals`.
 
-  For the arguments, see `learner.make_learner`.
+  For the arguments, see `learner.make_learner`; `old_log_probs [S, K, L]` are
+  `score`'s at the beginning of the update, read if there is a cap.
   """
   loss_fn = functools.partial(
       _micro_batch_loss, log_prob_fn, clip_low=clip_low, clip_high=clip_high,
@@ -118,11 +119,20 @@ def micro_batch_adder(
   return functools.partial(_add_micro_batch, loss_fn, placement=placement)
 
 
+def score(
+    log_prob_fn: Callable[[Any, Any, chex.Array], tuple], params: Any,
+    rows: types.StepBatch) -> tuple[chex.Array, chex.Array]:
+  """Log-probs and entropies of a micro-batch, `[S, K, L]`."""
+  return jax.vmap(
+      functools.partial(log_prob_fn, params, rows.observations),
+      in_axes=1, out_axes=1)(rows.actions)
+
+
 def _micro_batch_loss(
     log_prob_fn: Callable[[Any, Any, chex.Array], tuple],
     params: Any,
-    old_params: Any,
     rows: types.StepBatch,
+    old_log_probs: chex.Array,
     normaliser: chex.Array,
     *,
     clip_low: float,
@@ -135,23 +145,17 @@ def _micro_batch_loss(
   Args:
     log_prob_fn: see `learner.make_learner`, as for the options below.
     params: of the policy being trained.
-    old_params: those at the beginning of the update, read if there is a cap.
     rows: the micro-batch.
+    old_log_probs: at the beginning of the update, read if there is a cap.
     normaliser: tokens of the round per optimiser step.
     clip_low: the ratio is clipped at 1 - clip_low.
     clip_high: the ratio is clipped at 1 + clip_high.
     importance_cap: see `losses.clipped_surrogate_loss`.
     entropy_bonus: what a nat of entropy is worth.
   """
-  def score(params):
-    return jax.vmap(
-        functools.partial(log_prob_fn, params, rows.observations),
-        in_axes=1, out_axes=1)(rows.actions)
-
-  log_probs, entropy = score(params)
-  old_log_probs = (
-      score(old_params)[0] if losses.is_given(importance_cap)
-      else rows.log_probs)
+  log_probs, entropy = score(log_prob_fn, params, rows)
+  if not losses.is_given(importance_cap):
+    old_log_probs = rows.log_probs
   where = rows.token_mask & rows.mask[..., None]
   clip: dict[str, Any] = dict(
       clip_low=clip_low, clip_high=clip_high, where=where)
@@ -169,8 +173,8 @@ def _micro_batch_loss(
 def _add_micro_batch(
     loss_fn: Callable[..., tuple],
     params: Any,
-    old_params: Any,
     rows: types.StepBatch,
+    old_log_probs: chex.Array,
     normaliser: chex.Array,
     totals: Totals,
     *,
@@ -179,7 +183,7 @@ def _add_micro_batch(
   """Adds the gradients and sums of a micro-batch, placed as is asked."""
   size, num_candidates = rows.mask.shape
   (_, extra), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
-      params, old_params, placement.rows(rows), normaliser)
+      params, *placement.rows((rows, old_log_probs)), normaliser)
   return Totals(
       placement.pin(jax.tree.map(
           lambda total, x: total + x.astype(total.dtype), totals.gradients,
