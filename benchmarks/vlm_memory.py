@@ -218,7 +218,7 @@ def _compile_update(
   batch = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(
           (axes['data'], *x.shape[1:]), x.dtype,
-          sharding=jax.NamedSharding(mesh, jax.P('data'))),
+          sharding=mesh and jax.NamedSharding(mesh, jax.P('data'))),
       (row_inputs(config, GRID, PROMPT + RESPONSE),
        np.zeros((1, RESPONSE), np.int32), np.zeros((1, RESPONSE), np.float32),
        np.zeros(1, np.float32)))
@@ -238,7 +238,8 @@ def _compile_update(
     updates, opt_state = optimizer.update(gradients, opt_state, params)
     return placement.pin((optax.apply_updates(params, updates), opt_state))
 
-  even = num_bytes((params, opt_state, frozen, batch)) // mesh.size
+  even = num_bytes((params, opt_state, frozen, batch)) // (
+      mesh.size if mesh else 1)
   return update.lower(params, opt_state, frozen, batch).compile(), even
 
 
@@ -273,8 +274,8 @@ def main(_):
     return
   for name, config in CONFIGS.items():
     _print_formulas(name, config)
-  print('\nmodel | data x model | arguments on each, 10^9 bytes | if all is cut '
-        'evenly | reused for results | temporaries | largest exchange | '
+  print('\nmodel | data x model | arguments on each, 10^9 bytes | if all is '
+        'cut evenly | reused for results | temporaries | largest exchange | '
         'compiling', flush=True)
   for name in CONFIGS:
     for sizes in _MESHES.value:

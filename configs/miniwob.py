@@ -6,7 +6,7 @@ Expect, with seed 0, greedy success over 50 evaluation episodes a task to go
 from 48 % after the warm start to 92 %: 78 % after 40 rounds, 90 % after 80.
 Measured once: 32 minutes, evaluations included, on 2 cores shared with
 other work (load 15 to 20). The warm start is cut short on purpose: imitation
-alone gets further, see README.md.
+alone gets further, see docs/miniwob.md.
 
 Variants: `:smoke`, a run in miniature (four tasks, 55 % to 75 % in a minute and
 a half), and one for each method, such as `:rloo` or `:step_no_resampling`.

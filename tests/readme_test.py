@@ -11,13 +11,16 @@ import pytest
 
 import step_jax
 
-_README = (pathlib.Path(__file__).parents[1] / 'README.md').read_text()
+_ROOT = pathlib.Path(__file__).parents[1]
+_README = (_ROOT / 'README.md').read_text()
+_LIBRARY = (_ROOT / 'docs' / 'library.md').read_text()
 
 
 def _run_example(name):
-  """Runs the example of README that defines a name; returns its names."""
-  example, = [code for code in re.findall(r'```python\n(.*?)```', _README,
-                                          re.DOTALL) if f'{name} = ' in code]
+  """Runs the example that defines a name; returns its names."""
+  example, = [code for code in re.findall(
+      r'```python\n(.*?)```', _README + _LIBRARY, re.DOTALL)
+      if f'{name} = ' in code]
   names: dict = {}
   exec(example, names)  # our own file
   return names
@@ -59,5 +62,16 @@ def test_a_public_name_is_documented(name):
 
 def test_ci_runs_the_command_that_is_printed():
   assert _README.count('<!-- test command -->') == 1
-  ci = (pathlib.Path(__file__).parents[1] / '.ci' / 'run').read_text()
+  ci = (_ROOT / '.ci' / 'run').read_text()
   assert '<!-- test command -->' in ci
+
+
+def test_every_link_of_a_page_is_there():
+  pages = [_ROOT / 'README.md', *(_ROOT / 'docs').glob('*.md')]
+  for page in pages:
+    for link in re.findall(r'\]\(([^)#]+)', page.read_text()):
+      assert '://' in link or (page.parent / link).exists(), (page.name, link)
+
+
+def test_the_first_screen_is_short():
+  assert len(_README.split()) < 900
