@@ -1,4 +1,4 @@
-"""What a shared prompt saves when alternatives are sampled.
+"""What a shared prompt saves when alternatives are sampled and learned from.
 
   python benchmarks/alternatives.py [--candidates=8] [--tokens=40]
 
@@ -8,7 +8,10 @@ prompt, as one batch of K - 1 rows and as K - 1 calls; the ratio is to the
 faster of those. All sides in one run, by turns, compiled before; medians of
 seconds, and of the process's CPU seconds, which say more where the machine has
 other work. The model is a small Qwen2.5-VL with random parameters. Then how far
-the learner's log-probs are from the sampler's, in float32 and in bfloat16.
+the learner's log-probs are from the sampler's, in float32 and in bfloat16. Then
+the gradient of a step-level group of K, as the learner computes it, against
+that of K rows, each with its own picture and prompt: seconds, what XLA counts
+as temporaries, and how far apart the gradients are.
 """
 
 import functools
@@ -107,6 +110,41 @@ def _compare(policy, params, keys, inputs, name):
         f'mean {error.mean():.1e}; entropy {np.mean(entropy):.2f}', flush=True)
 
 
+def _compare_updates(policy, params, config, drawn):
+  """Prints what the gradient of a group costs, and of K rows."""
+  num = drawn.tokens.shape[1]
+  weights = np.linspace(-1, 1, num).astype(np.float32)
+  one, many = (jax.device_put(_inputs(config, rows)) for rows in (1, num))
+  log_prob = functools.partial(policy.log_prob, temperature=1.0)
+
+  def group(params, inputs):
+    log_probs, _ = jax.vmap(
+        functools.partial(log_prob, params, inputs), in_axes=1, out_axes=1)(
+            drawn.tokens)
+    return jnp.sum(log_probs[0] * weights[:, None])
+
+  def rows(params, inputs):
+    log_probs, _ = log_prob(params, inputs, drawn.tokens[0])
+    return jnp.sum(log_probs * weights[:, None])
+
+  compiled = {
+      name: jax.jit(jax.grad(loss)).lower(params, inputs).compile()
+      for name, loss, inputs in (
+          ('gradient of a group', group, one), ('of K rows', rows, many))}
+  for name, program in compiled.items():
+    size = program.memory_analysis().temp_size_in_bytes
+    print(f'{name}: temporaries of {size / 1e6:.0f} MB', flush=True)
+  calls = [functools.partial(program, params, inputs)
+           for program, inputs in zip(compiled.values(), (one, many))]
+  shared, apart = _time(dict(zip(compiled, calls))).values()
+  wall, cpu = apart / shared
+  error, scale = (max(
+      float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(tree)) for tree in (
+          jax.tree.map(jnp.subtract, *(call() for call in calls)), calls[1]()))
+  print(f'ratio {wall:.1f}, of CPU seconds {cpu:.1f}; gradients differ by at '
+        f'most {error:.1e}, the largest is {scale:.1e}', flush=True)
+
+
 def main(_):
   """Prints seconds, the ratio and the agreement."""
   config = _config()
@@ -140,6 +178,13 @@ def main(_):
   print(f'ratio {wall:.1f}, of CPU seconds {cpu:.1f}', flush=True)
   for name, dtype in (('float32', jnp.float32), ('bfloat16', jnp.bfloat16)):
     _compare(make(dtype), params, keys[None], one, name)
+  # Layers are computed again in the backward pass, as in a run.
+  policy = sampling.make_policy(
+      model.clone(remat=True), num_tokens=_TOKENS.value, stop_ids=())
+  keys = jax.random.split(jax.random.key(2), (1, _CANDIDATES.value))
+  _compare_updates(
+      policy, params, config,
+      policy.sample_many(params, keys, one, temperature=1.0))
 
 
 if __name__ == '__main__':

@@ -1,9 +1,15 @@
 """Screens, their encoding, and the legality of actions."""
 
+import gymnasium
+from gymnasium.envs import registration
 import numpy as np
 import pytest
 
 from step_jax.envs import base
+from step_jax.envs.androidworld import env as androidworld
+from step_jax.envs.desk import env as desk
+from step_jax.envs.miniwob import env as miniwob
+from step_jax.envs.osworld import env as osworld
 from step_jax.policies import element
 
 
@@ -141,3 +147,20 @@ def test_every_action_of_the_space_is_parsed_or_refused():
         or observation['target_mask'][verb, target]) and (
             not element.USES_WORD[verb] or observation['instruction'][word])
     assert (base.parse_action(action, screen) is not None) == bool(legal)
+
+
+@pytest.mark.parametrize('name, kind', [
+    ('Desk', desk.DeskEnv), ('OSWorld', osworld.OSWorldEnv),
+    ('MiniWob', miniwob.MiniWobEnv),
+    ('AndroidWorld', androidworld.AndroidWorldEnv)])
+def test_gymnasium_knows_the_worlds(name, kind):
+  path = gymnasium.spec(f'step_jax/{name}-v0').entry_point
+  assert registration.load_env_creator(path) is kind
+  assert 'render_modes' in kind.metadata
+
+
+def test_gymnasium_makes_a_desk():
+  env = gymnasium.make('step_jax/Desk-v0', render_mode='rgb_array')
+  observation, _ = env.reset(seed=0, options={'task_id': 3})
+  assert observation in env.observation_space
+  assert env.render().ndim == 3

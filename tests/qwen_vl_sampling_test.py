@@ -275,3 +275,39 @@ def test_refusals(changes, message):
   with pytest.raises(ValueError, match=message):
     sampling.make_policy(
         model, **(dict(num_tokens=L, stop_ids=STOPS) | changes))
+
+
+@pytest.mark.parametrize('name', NAMES[:2])
+def test_the_gradient_of_a_group_is_that_of_rows(name):
+  """K responses that share a prompt, or each with its own copy of it."""
+  _, params, _ = examples.load(name)
+  arrays = [examples.read(name, _title(name), key) for key in (
+      'input_ids', 'attention_mask', 'pixel_values', 'image_grid_thw')]
+  config = examples.load(name)[0].config
+  tokens = _drawn(name)[1].tokens
+  log_prob = functools.partial(_make(name).log_prob, temperature=TEMPERATURE)
+  weights = np.random.default_rng(0).normal(size=tokens.shape)
+  in_rows = [np.concatenate(np.moveaxis(np.asarray(x), 1, 0))
+             for x in (tokens, weights)]
+
+  def repeat(rows):
+    """The batch, `rows` times over."""
+    return inputs_lib.make_inputs(config, *(
+        np.tile(x, (rows, 1)) for x in arrays))
+
+  def group(params):
+    log_probs, _ = jax.vmap(
+        functools.partial(log_prob, params, repeat(1)),
+        in_axes=1, out_axes=1)(tokens)
+    return jnp.sum(log_probs * weights)
+
+  def rows(params):
+    log_probs, _ = log_prob(params, repeat(K), in_rows[0])
+    return jnp.sum(log_probs * in_rows[1])
+
+  (one, shared), (other, apart) = (
+      jax.jit(jax.value_and_grad(loss), compiler_options=examples.QUICK)(params)
+      for loss in (group, rows))
+  np.testing.assert_allclose(one, other, rtol=1e-5)
+  jax.tree.map(functools.partial(
+      np.testing.assert_allclose, rtol=1e-4, atol=1e-5), shared, apart)
