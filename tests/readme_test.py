@@ -75,3 +75,15 @@ def test_every_link_of_a_page_is_there():
 
 def test_the_first_screen_is_short():
   assert len(_README.split()) < 900
+
+
+def test_the_site_is_built_without_a_warning(tmp_path):
+  result = subprocess.run(
+      [sys.executable, '-m', 'mkdocs', 'build', '--strict', '-q', '-d',
+       str(tmp_path)], cwd=_ROOT, capture_output=True, text=True, check=False)
+  assert result.returncode == 0, result.stderr
+  page = (tmp_path / 'reference.html').read_text()
+  assert all(f'id="step_jax.{name}"' in page for name in step_jax.__all__
+             if name not in ('METHODS', 'samplers'))
+  assert 'config.sharpness = 10.0' in (tmp_path / 'configs.html').read_text()
+  assert not re.findall('(?:src|href)="https://cdn', page)
