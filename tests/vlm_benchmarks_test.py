@@ -3,11 +3,13 @@
 import dataclasses
 import json
 
+from absl import flags
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import accelerator
 from benchmarks import flop_use
 from benchmarks import vlm_memory
 from step_jax.policies.qwen_vl import config as config_lib
@@ -93,3 +95,19 @@ def test_largest_exchange():
   """
   assert vlm_memory.largest_exchange(program) == (40, 'all-reduce f32[2,5]')
   assert vlm_memory.largest_exchange('%a = f32[8]{0} add(%x)') == (0, 'none')
+
+
+def test_a_new_device_is_looked_at(capsys):
+  """The functions and the model of `accelerator.py`, in small sizes."""
+  flags.FLAGS(['accelerator', '--width=128', '--layers=1', '--prompt=30',
+               '--tokens=4', '--repeats=1'])
+  accelerator.check_functions()
+  accelerator.measure_vision()
+  lines = capsys.readouterr().out.splitlines()
+  numbers = [[float(x.strip(',')) for x in line.split() if x[0].isdecimal()
+              and x.strip(',').replace('.', '').isdecimal()]
+             for line in lines if 'rho' in line]
+  assert np.abs(np.array(numbers) - 1).max() < 1e-2 and len(numbers) == 2
+  assert float(lines[0].split()[-1]) < 1e-5
+  assert lines[-1].endswith('True')
+  flags.FLAGS.unparse_flags()
