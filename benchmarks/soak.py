@@ -90,17 +90,16 @@ def look(pid: int, workdir: pathlib.Path, temporary: pathlib.Path,
 
 
 def compare(times: list[float], values: list[float]
-            ) -> tuple[float, float, float]:
-  """The means of the first and the last quarter, and the slope an hour.
+            ) -> tuple[list[float], float]:
+  """The means of the four quarters, and the slope an hour.
 
   Args:
     times: in seconds.
     values: at these times, in the same order.
   """
-  quarter = max(len(values) // 4, 1)
   slope = np.polyfit(np.array(times) / 3600, values, 1)[0]
-  return (float(np.mean(values[:quarter])), float(np.mean(values[-quarter:])),
-          float(slope))
+  return ([float(np.mean(part)) for part in np.array_split(values, 4)
+           if part.size], float(slope))
 
 
 def tell(samples: list[tuple[float, int, dict[str, float]]]) -> list[str]:
@@ -118,16 +117,18 @@ def tell(samples: list[tuple[float, int, dict[str, float]]]) -> list[str]:
   ends = np.interp(range(done[0], done[-1] + 1), done, times)
   rows['seconds a round'] = compare(list(ends[1:]), list(np.diff(ends)))
   width = max(map(len, rows))
-  print(f'{"":{width}}  first quarter  last quarter   change   an hour')
+  print(f'{"":{width}}    quarters 1         2         3         4   change   '
+        'an hour')
   growing = []
-  for name, (first, last, slope) in rows.items():
+  for name, (means, slope) in rows.items():
+    first, last = means[0], means[-1]
     change = last / first - 1 if first else 0.
     is_clock = name == 'seconds a round'
     if last - first > (_SLOWER * first if is_clock else
                        max(_TOLERANCE * first, _LEAST)):
       growing.append(name)
     digits = 3 if is_clock else 1
-    print(f'{name:{width}}  {first:13.{digits}f}  {last:12.{digits}f}  '
+    print(f'{name:{width}}  ', *(f'{mean:9.{digits}f}' for mean in means),
           f'{100 * change:+6.1f}%  {slope:+8.{digits}f}')
   print(f'It grows: {", ".join(growing)}.' if growing else 'Nothing grows.')
   return growing

@@ -56,8 +56,8 @@ def test_what_grows_is_told(capsys, memory, pieces, seconds, growing):
 
 
 def test_what_is_compared():
-  first, last, slope = soak.compare([0., 1800., 3600., 5400.], [1, 3, 5, 7])
-  assert (first, last) == (1, 7) and slope == pytest.approx(4)
+  means, slope = soak.compare([0., 1800., 3600., 5400.], [1, 3, 5, 7])
+  assert means == [1, 3, 5, 7] and slope == pytest.approx(4)
 
 
 _ROW = {'round': 0, 'trajectories': 4, 'valid_trajectories': 3,
