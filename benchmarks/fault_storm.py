@@ -1,6 +1,7 @@
 """Rounds of an environment of which many operations go wrong.
 
   python benchmarks/fault_storm.py [--world=miniwob] [--rounds=20]
+      [--probability=0.3]
 
 Of all resets and steps, 30 % crash, hang, raise or answer garbage: a wrong
 shape, NaN, None, a reward of 0.5 or one before the end, what cannot be pickled,
@@ -34,8 +35,9 @@ from tests import fake_envs  # noqa: E402
 
 _WORLD = flags.DEFINE_enum('world', 'fake', ['fake', 'miniwob'], 'Which.')
 _ROUNDS = flags.DEFINE_integer('rounds', None, '100, or 20 of MiniWoB++.')
+_PROBABILITY = flags.DEFINE_float('probability', .3, 'Of a fault.')
+_STEP_TIMEOUT = flags.DEFINE_float('step_timeout', 20., 'Of MiniWoB++.')
 
-_PROBABILITY = .3
 _GROUP_SIZE = 4
 _MARK = 'STEP_JAX_STORM'
 
@@ -123,7 +125,8 @@ def check(record: np.ndarray, trajectory, num_tasks: int) -> np.ndarray:
 
 
 def storm(make_env, num_tasks: int, num_rounds: int, *, num_workers: int,
-          step_timeout: float, start_timeout: float, **options) -> dict:
+          step_timeout: float, start_timeout: float, probability: float = .3,
+          **options) -> dict:
   """Plays the rounds; returns what happened.
 
   Args:
@@ -133,13 +136,14 @@ def storm(make_env, num_tasks: int, num_rounds: int, *, num_workers: int,
     num_workers: environments.
     step_timeout: seconds.
     start_timeout: seconds.
+    probability: of a fault of an operation.
     **options: of `collect`, and `expert`.
   """
   expert = options.pop('expert', False)
   record = np.zeros(num_tasks, np.float32)
   valid = total = 0
   with workers.WorkerPool(
-      functools.partial(fake_envs.StormEnv, make_env, _PROBABILITY),
+      functools.partial(fake_envs.StormEnv, make_env, probability),
       num_workers=num_workers, step_timeout=step_timeout,
       start_timeout=start_timeout, close_timeout=.5) as pool:
     for round_index in range(num_rounds):
@@ -156,19 +160,21 @@ def storm(make_env, num_tasks: int, num_rounds: int, *, num_workers: int,
           'failures': failures}
 
 
-def fake(num_rounds: int) -> dict:
+def fake(num_rounds: int, probability: float = .3) -> dict:
   """The storm over `CountEnv`."""
   return storm(
       fake_envs.CountEnv, 6, num_rounds, num_workers=6, step_timeout=1.,
-      start_timeout=2., act=count_actor, example=np.zeros(3, np.int32),
-      codec=CountCodec, num_tokens=1, max_steps=4, batch_size=4)
+      start_timeout=2., probability=probability, act=count_actor,
+      example=np.zeros(3, np.int32), codec=CountCodec, num_tokens=1,
+      max_steps=4, batch_size=4)
 
 
 def _miniwob(num_rounds: int) -> dict:
   tasks = ('click-test', 'click-test-2', 'click-dialog', 'click-button')
   return storm(
       functools.partial(miniwob.MiniWobEnv, tasks, max_steps=3), len(tasks),
-      num_rounds, num_workers=3, step_timeout=20., start_timeout=60.,
+      num_rounds, num_workers=3, step_timeout=_STEP_TIMEOUT.value,
+      start_timeout=60., probability=_PROBABILITY.value,
       act=element_actor, example=envs_base.example(), expert=True,
       codec=element.make_codec(envs_base.TEXT_WORDS),
       num_tokens=element.NUM_TOKENS, max_steps=3)
@@ -194,7 +200,7 @@ def main(_) -> None:
   crew._MIN_PAUSE, crew._MAX_PAUSE = .05, .2  # else most of it is pauses
   began = time.monotonic()
   if _WORLD.value == 'fake':
-    result = fake(_ROUNDS.value or 100)
+    result = fake(_ROUNDS.value or 100, _PROBABILITY.value)
   else:
     result = _miniwob(_ROUNDS.value or 20)
   left = orphans()

@@ -1,8 +1,11 @@
 """A round on two real desktops, parts of which die or freeze in the middle."""
 
+import contextlib
+import fcntl
 import functools
 import os
 import pathlib
+import pwd
 import signal
 import time
 
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 
 from step_jax.envs import osworld
+from step_jax.envs.osworld.desktop import life
 from step_jax.envs.osworld.desktop import processes
 from step_jax.envs.osworld import env as env_lib
 from step_jax.policies import element
@@ -60,7 +64,8 @@ class _Saboteur:
 
 
 def test_a_round_outlives_what_dies_and_freezes():
-  """Every trajectory is retried until it counts, and no process is left."""
+  """Every trajectory is retried until it counts, and nothing is left."""
+  folders = set(pathlib.Path('/tmp').glob('step_jax_desktop_????????'))
   make_env = functools.partial(env_lib.OSWorldEnv, (str(TASK),), max_steps=8)
   jobs = [workers.Job(slot, 0, slot, expert=True) for slot in range(8)]
   codec = element.make_codec(env_lib.base.TEXT_WORDS)
@@ -79,3 +84,12 @@ def test_a_round_outlives_what_dies_and_freezes():
                  if pathlib.Path(f'/proc/{pid}').exists()]:
     assert time.monotonic() < deadline, left
     time.sleep(.05)
+  # What the next desktop does first; those that are left belong to others.
+  life.remove_abandoned(pwd.getpwnam('nobody').pw_uid)
+  for folder in {*pathlib.Path('/tmp').glob(
+      'step_jax_desktop_????????')} - folders:
+    with contextlib.suppress(FileNotFoundError):
+      lock = os.open(folder, os.O_RDONLY)
+      with pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      os.close(lock)

@@ -1,6 +1,7 @@
 """Tests of what a run writes down."""
 import json
 import os
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,27 @@ def test_a_round_is_one_json_object_and_one_row_of_the_record(tmp_path):
   assert record.dtype == np.float32
   np.testing.assert_array_equal(
       record, np.arange(3)[:, None] / 8 * np.ones((1, 3)))
+
+
+def test_a_round_is_made_text_once(tmp_path, monkeypatch):
+  """Or the thousandth round would take a thousand times as long."""
+  log, made = _filled(tmp_path, 3), []
+  dumps = json.dumps
+  monkeypatch.setattr(json, 'dumps', lambda row, **options: (
+      made.append(row['round']), dumps(row, **options))[1])
+  for i in (3, 4):
+    log.append({'round': i}, np.zeros(3))
+  assert made == [3, 4]
+  assert [row['round'] for row in metrics.read_metrics(tmp_path)] == [
+      0, 1, 2, 3, 4]
+
+
+def test_the_record_keeps_no_array_of_the_device(tmp_path):
+  log, array = metrics.MetricsLog(tmp_path, 0, 3), jnp.arange(3.)
+  kept = weakref.ref(array)
+  log.append({'round': 0}, np.asarray(array))
+  del array
+  assert kept() is None
 
 
 def test_before_the_first_round_the_record_has_no_rows(tmp_path):

@@ -138,7 +138,7 @@ def test_a_run_ends_well_and_says_what_it_did(reference):
 
 def test_a_run_survives_signals_and_sudden_deaths(
     place, launch, environ, reference):
-  """One run, stopped four times; each time it goes on by the same command."""
+  """One run, stopped six times; each time it goes on by the same command."""
   workdir, hold = place / 'run', place / 'fake' / 'hold'
   completed = []
 
@@ -158,14 +158,24 @@ def test_a_run_survives_signals_and_sudden_deaths(
     _until(lambda: not _left_over(environ))
     return process.returncode, *output
 
+  def interrupt(process, number):
+    code, _, errors = end(process, number)
+    assert code == 130, errors
+    assert 'interrupted and saved' in errors and 'Traceback' not in errors
+    assert f'--workdir={workdir}' in errors
+
+  # SIGTERM while something is compiled.
+  process = launch(*_train(workdir), JAX_LOG_COMPILES='1')
+  while 'Compiling' not in (line := process.stderr.readline()):
+    assert line, 'it has ended'
+  interrupt(process, signal.SIGTERM)
+  assert not _rows(workdir)
+
   # Ctrl-C while trajectories are collected.
   process = launch(*_train(workdir))
   _until(lambda: rounds() >= 1, process)
   hold_in('training', process)
-  code, _, errors = end(process, signal.SIGINT)
-  assert code == 130
-  assert 'interrupted and saved' in errors and 'Traceback' not in errors
-  assert f'--workdir={workdir}' in errors
+  interrupt(process, signal.SIGINT)
   after_interrupt = rounds()
   assert 1 <= after_interrupt < _NUM_ROUNDS - 2, 'too late for the rest'
 
@@ -189,10 +199,21 @@ def test_a_run_survives_signals_and_sudden_deaths(
   assert end(process, signal.SIGKILL)[0] == -signal.SIGKILL
   assert rounds() < _NUM_ROUNDS
 
+  # SIGTERM in the last evaluation.
   process = launch(*_train(workdir))
-  output = process.communicate(timeout=_LIMIT)
-  assert process.returncode == 0, output
-  assert not _left_over(environ)
+  _until(lambda: rounds() == _NUM_ROUNDS - 1, process)
+  hold_in('evaluation', process)
+  interrupt(process, signal.SIGTERM)
+  assert rounds() == _NUM_ROUNDS - 1
+
+  # SIGTERM in the report, which is soon done.
+  process = launch(*_train(workdir))
+  report = workdir / 'report'
+  _until((report / 'learning_curve.png').exists, process)
+  assert not (report / 'slots_per_task.png').exists(), 'too late'
+  code, _, errors = end(process, signal.SIGTERM)
+  assert (code, errors) == (0, 'stopping; once more to stop at once\n')
+  assert (report / 'slots_per_task.png').exists()
   assert all(seen == list(range(len(seen))) for seen in completed)
   _assert_same_run(workdir, reference[0])
 

@@ -34,21 +34,26 @@ class MetricsLog:
     if self.rows and self._record_path.exists():
       record = np.load(self._record_path)[:num_rounds]
     self._record = list(record)
+    self._text = ''.join(map(_line, self.rows))
     self._write()
 
   def append(self, row: dict[str, Any], success_rate: np.ndarray) -> None:
     """Adds a round; numbers that are not finite become null."""
     self.rows.append({name: _plain(value) for name, value in row.items()})
-    self._record.append(np.asarray(success_rate, np.float32))
+    self._text += _line(self.rows[-1])  # a run may have thousands of them
+    # A view would keep the device's array for as long as the run goes on.
+    self._record.append(np.array(success_rate, np.float32))
     self._write()
 
   def _write(self) -> None:
-    text = ''.join(
-        json.dumps(row, allow_nan=False) + '\n' for row in self.rows)
-    files.replace(self._path, text.encode())
+    files.replace(self._path, self._text.encode())
     record = io.BytesIO()
     np.save(record, np.reshape(self._record, (-1, self._num_tasks)))
     files.replace(self._record_path, record.getvalue())
+
+
+def _line(row: dict[str, Any]) -> str:
+  return json.dumps(row, allow_nan=False) + '\n'
 
 
 def read_metrics(directory: pathlib.Path) -> list[dict[str, Any]]:

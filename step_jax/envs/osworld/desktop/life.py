@@ -5,11 +5,14 @@ keeper, and below that the server and the whole desktop. Both are child
 subreapers, so all that the desktop starts stays below them. When the first
 process has ended, in whatever way, a pipe tells the keeper; when the keeper
 has died the first process notices. Whoever is left kills everything below it
-and removes the desktop's folder.
+and removes the desktop's folder. Where all are killed at once, as a worker's
+desktop is that froze, the next desktop of this machine removes the folder: a
+lock on it, which ends with the last of the three, says that it is not used.
 
 Linux only (`/proc` and `prctl`); imports the standard library alone.
 """
 import contextlib
+import fcntl
 import glob
 import os
 import signal
@@ -24,6 +27,7 @@ from step_jax.envs.osworld.desktop import processes
 from step_jax.envs.osworld.desktop import server
 from step_jax.envs.osworld.desktop import session
 
+_PREFIX = 'step_jax_desktop_'
 _PATIENCE = 5.0   # seconds for killed processes to vanish
 
 
@@ -45,7 +49,8 @@ def run(listener: socket.socket, *, user: int | None, with_parent: bool,
   wake = _wake_on(
       signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
   processes.prctl(processes.SET_CHILD_SUBREAPER, 1)
-  folder = tempfile.mkdtemp(prefix='step_jax_desktop_')
+  remove_abandoned(user)
+  folder, _ = make_folder()
   session.copy_code(folder, packages)
   if user is not None:
     for path, _, files in os.walk(folder):
@@ -71,6 +76,47 @@ def run(listener: socket.socket, *, user: int | None, with_parent: bool,
   _await_end(keeper)
   _bury(folder, user)   # if the keeper could not
   return code
+
+
+def make_folder() -> tuple[str, int]:
+  """Makes the folder of a desktop.
+
+  Returns:
+    The folder and the descriptor that has its lock; nobody closes it.
+  """
+  while True:
+    folder = tempfile.mkdtemp(prefix=_PREFIX)
+    with contextlib.suppress(FileNotFoundError):
+      if _is_ours(lock := os.open(folder, os.O_RDONLY), folder):
+        return folder, lock
+      os.close(lock)   # Another one takes it for abandoned: a new one.
+
+
+def remove_abandoned(user: int | None) -> None:
+  """Removes the folders of desktops of which no process is left.
+
+  Args:
+    user: of these desktops; None: the present one.
+  """
+  for folder in glob.glob(os.path.join(
+      tempfile.gettempdir(), f'{_PREFIX}{"?" * 8}')):
+    with contextlib.suppress(OSError):   # It has just gone, or is another's.
+      lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+      try:
+        if os.fstat(lock).st_uid in (os.getuid(), user) and (
+            _is_ours(lock, folder)):
+          home.remove(folder)
+      finally:
+        os.close(lock)
+
+
+def _is_ours(lock: int, folder: str) -> bool:
+  """Locks a folder unless somebody has, or has removed it."""
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return False
+  return os.path.exists(folder)
 
 
 def _wake_on(*signals: int) -> int:
