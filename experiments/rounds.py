@@ -48,8 +48,12 @@ def play_round(
     state: RunState,
     round_index: int,
     collect: collectors.Collector,
+    keep: Callable[..., None] = lambda *seen: None,
 ) -> tuple[RunState, dict[str, Any]]:
-  """One round; returns the new state and what is written down of it."""
+  """One round; returns the new state and what is written down of it.
+
+  `keep(round_index, collection, batch, s_hat)` is shown all of it.
+  """
   started = time.monotonic()
   config, num_tasks = setup.config, len(setup.world.tasks)
   key = jax.random.fold_in(jax.random.key(config.seed), round_index)
@@ -72,6 +76,7 @@ def play_round(
   sampler_state = _update_sampler(
       setup.sampler, state.sampler, trajectory.task_ids, trajectory.returns,
       trajectory.valid)
+  keep(round_index, collection, batch, success_rate)
   seen = signals.of_round(trajectory, batch)
   new_learner, results = setup.learner.update(state.learner, batch)
   results = jax.device_get(results)

@@ -25,6 +25,7 @@ from step_jax.algorithm import methods
 from step_jax.rollout import episodes
 from step_jax.rollout import redrawing
 from step_jax.rollout import workers
+from step_jax.runs import episodes as episodes_lib
 from step_jax.runs import evaluation as evaluation_lib
 from step_jax.runs import files
 from step_jax.runs import metrics
@@ -118,6 +119,17 @@ def _assert_same_run(actual, expected, but=()):
   assert _digests(actual)[num_rounds] == _digests(expected)[num_rounds]
   assert metrics.read_json(actual / 'evaluation.json') == (
       metrics.read_json(expected / 'evaluation.json'))
+  kept = [_episodes(workdir) for workdir in (actual, expected)]
+  assert len(kept[0]) > num_rounds and kept[0] == kept[1]
+
+
+def _episodes(workdir):
+  """What is kept of each episode, by its id."""
+  return {
+      about['id']: (about, {name: x[place].tobytes()
+                            for name, x in part.arrays.items()})
+      for part in episodes_lib.load_all(workdir / 'episodes')
+      for place, about in enumerate(part.about)}
 
 
 @pytest.fixture(scope='module', name='run')
@@ -214,7 +226,7 @@ def test_evaluations_come_every_second_round_and_last(run):
 def test_the_folder_holds_what_was_promised(run):
   assert {path.name for path in run.iterdir()} == {
       'config.json', 'metrics.jsonl', 'success_rates.npy', 'evaluation.json',
-      'initial_evaluation.json', 'checkpoints', 'report', 'lock'}
+      'initial_evaluation.json', 'checkpoints', 'report', 'lock', 'episodes'}
   assert sorted(_digests(run)) == [4, 5]
   assert json.loads((run / 'config.json').read_text())['group_size'] == 8
   for name in ('learning_curve', 'signals', 'slots_per_task'):
@@ -337,7 +349,7 @@ def test_a_run_of_before_a_field_existed_is_resumed_and_evaluated(
   path = tmp_path / 'config.json'
   saved = json.loads(path.read_text())
   del saved['optimizer']['importance_cap'], saved['optimizer']['entropy_bonus']
-  del saved['sampler']
+  del saved['sampler'], saved['episodes']
   path.write_text(json.dumps(saved))
   config = checks.read_config(path)
   assert config.optimizer.importance_cap == 0 and config.sampler == ''
