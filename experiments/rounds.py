@@ -97,6 +97,9 @@ def play_round(
           trajectory.task_ids != np.repeat(base_ids, config.group_size)),
       'trajectories': total,
       'valid_trajectories': valid,
+      'out_of_steps': int((
+          trajectory.valid & ~trajectory.successes
+          & trajectory.step_mask.all(axis=1)).sum()),
       'environment_failures': collection.environment_failures,
       'environment_steps': collection.environment_steps,
       'augmented_steps': augmented,

@@ -104,7 +104,7 @@ def _element_action(
   verb, place, word = tokens.tolist()
   said = [element.VERBS[verb].replace('_', ' ')]
   if element.USES_WORD[verb]:
-    said.append(repr(_word(row, word, instruction)))
+    said += [repr(_word(row, word, instruction)), 'into']
   if not element.USES_ELEMENT[verb]:
     return {'text': said[0]}
   said += words_of(row['element_type'][place:place + 1])

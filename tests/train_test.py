@@ -19,6 +19,7 @@ from experiments import checks
 from experiments import rounds as rounds_lib
 from experiments import setups as setups_lib
 from experiments import train
+from experiments import view
 from experiments import warm_start
 from experiments import worlds
 from step_jax.algorithm import methods
@@ -39,9 +40,9 @@ _NUM_SLOTS = 4 * 8
 _CLOCKS = {'seconds', 'rollout_seconds', 'update_seconds', 'compilations'}
 _FIELDS = _CLOCKS | set("""
     round success_rate tasks_above_60 replaced_fraction trajectories
-    valid_trajectories environment_failures environment_steps step_samples
-    augmented_steps rows_computed optimizer_steps skipped_steps loss grad_norm
-    entropy clip_fraction approx_kl mean_abs_advantage
+    valid_trajectories out_of_steps environment_failures environment_steps
+    step_samples augmented_steps rows_computed optimizer_steps skipped_steps
+    loss grad_norm entropy clip_fraction approx_kl mean_abs_advantage
 """.split())
 _EVALUATED = {'eval_success_rate', 'eval_tasks_above_60', 'record_error'}
 
@@ -232,6 +233,18 @@ def test_the_folder_holds_what_was_promised(run):
   for name in ('learning_curve', 'signals', 'slots_per_task'):
     pixels = matplotlib.image.imread(run / 'report' / f'{name}.png')
     assert pixels.std() > .01
+
+
+def test_a_run_is_shown_and_stays_as_it_is(run, tmp_path):
+  shutil.copytree(run, tmp_path, dirs_exist_ok=True)
+  before = {path: path.read_bytes() for path in tmp_path.rglob('*')
+            if path.is_file() and 'report' not in path.parts}
+  page = view.view(checks.read_config(tmp_path / 'config.json'), tmp_path)
+  assert '5 of 5 rounds' in page.read_text()
+  text = ''.join(path.read_text() for path in page.parent.glob('*/*.html'))
+  assert len(list(page.parent.glob('*/*.html'))) == len(_episodes(run))
+  assert '"elements"' in text and '"others": [' in text
+  assert before == {path: path.read_bytes() for path in before}
 
 
 def test_rounds_that_are_added_equal_those_of_one_run(run, tmp_path, capsys):
