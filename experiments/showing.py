@@ -38,8 +38,8 @@ def open_log(
   bounds = episode_log.Bounds(**setup.config.episodes)
   get_picture: Callable[[int], Image.Image] | None = None
   if 'screenshot' in (setup.world.example or {}):
-    folder = setup.config.env.arguments.get(
-        'screenshots', '') or workdir / 'screenshots'
+    drive: Any = setup.world.make_env
+    folder = drive.keywords.get('folder') or drive.keywords['screenshots']
     if bounds.rounds:
       get_picture = pictures.ScreenshotStore(folder, capacity=sys.maxsize).get
   return episode_log.EpisodeLog(
