@@ -87,6 +87,14 @@ def base_config() -> ml_collections.ConfigDict:
   config.checkpoint_every = 1  # rounds; with k, up to k rounds can be lost
   config.eval_every = 0  # rounds; 0 evaluates at the beginning and the end
   config.eval_episodes = 50  # a task
+
+  # Episodes that are kept to be looked at, see docs/episodes.md, besides each
+  # task's first success and latest failure.
+  config.episodes = ml_collections.ConfigDict()
+  config.episodes.rounds = 10  # of the last rounds; 0 keeps none [choice]
+  config.episodes.slots = 4  # of each of these rounds [choice]
+  config.episodes.eval_slots = 16  # of each evaluation [choice]
+  config.episodes.picture_size = 1280  # pixels of the longer side [choice]
   return config.lock()
 
 

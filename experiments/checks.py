@@ -18,20 +18,24 @@ SAMPLERS = ('uniform', 'sr_traj', 'frontier', 'knapsack', 'plr', 'spo')
 # A resumed run may change these: they do not touch what is learned.
 FREE_FIELDS = (
     'num_rounds', 'checkpoint_every', 'eval_every', 'eval_episodes',
-    'mesh.data', 'mesh.model', 'env.num_workers', 'env.description',
-    'env.step_timeout', 'env.start_timeout', 'env.arguments.addresses',
-    'env.arguments.step_timeout', 'env.arguments.desktop_env_python',
-    'env.arguments.evaluator_processes', 'env.arguments.task_timeout')
+    'episodes.rounds', 'episodes.slots', 'episodes.eval_slots',
+    'episodes.picture_size', 'mesh.data', 'mesh.model', 'env.num_workers',
+    'env.description', 'env.step_timeout', 'env.start_timeout',
+    'env.arguments.addresses', 'env.arguments.step_timeout',
+    'env.arguments.desktop_env_python', 'env.arguments.evaluator_processes',
+    'env.arguments.task_timeout')
 
 _COUNTS = (
     'num_rounds', 'num_base_tasks', 'group_size', 'max_steps',
-    'eval_episodes', 'checkpoint_every', 'optimizer.num_epochs',
+    'eval_episodes', 'episodes.picture_size', 'checkpoint_every',
+    'optimizer.num_epochs',
     'optimizer.num_minibatches', 'optimizer.micro_batch_size',
     'env.num_workers', 'policy.width', 'policy.num_layers',
     'policy.num_heads', 'policy.vocabulary', 'policy.acting_batch_size',
     'warm_start.num_steps', 'warm_start.batch_size')
 _NOT_NEGATIVE = (
-    'seed', 'eval_every', 'eval_temperature', 'optimizer.warmup_rounds',
+    'seed', 'eval_every', 'episodes.rounds', 'episodes.slots',
+    'episodes.eval_slots', 'eval_temperature', 'optimizer.warmup_rounds',
     'optimizer.decay_rounds', 'optimizer.weight_decay', 'optimizer.clip_high',
     'optimizer.importance_cap', 'optimizer.entropy_bonus',
     'warm_start.demonstrations')

@@ -108,5 +108,6 @@ def simulated(
     num_steps = int(trajectory.step_mask.sum())
     if should_stop():
       raise KeyboardInterrupt
-    return collect_lib.Collection(trajectory, num_steps, 0)
+    return collect_lib.Collection(
+        trajectory, num_steps, 0, notes=collect_lib.make_notes(jobs))
   return collect

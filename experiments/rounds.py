@@ -49,8 +49,12 @@ def play_round(
     state: RunState,
     round_index: int,
     collect: collectors.Collector,
+    keep: Callable[..., None] = lambda *seen: None,
 ) -> tuple[RunState, dict[str, Any]]:
-  """One round; returns the new state and what is written down of it."""
+  """One round; returns the new state and what is written down of it.
+
+  `keep(round_index, collection, batch, s_hat)` is shown all of it.
+  """
   started = time.monotonic()
   config, num_tasks = setup.config, len(setup.world.tasks)
   key = jax.random.fold_in(jax.random.key(config.seed), round_index)
@@ -73,6 +77,7 @@ def play_round(
   sampler_state = _update_sampler(
       setup.sampler, state.sampler, trajectory.task_ids, trajectory.returns,
       trajectory.valid)
+  keep(round_index, collection, batch, success_rate)
   seen = signals.of_round(trajectory, batch)
   new_learner, results = setup.learner.update(state.learner, batch)
   results = jax.device_get(results)
@@ -93,6 +98,9 @@ def play_round(
           trajectory.task_ids != np.repeat(base_ids, config.group_size)),
       'trajectories': total,
       'valid_trajectories': valid,
+      'out_of_steps': int((
+          trajectory.valid & ~trajectory.successes
+          & trajectory.step_mask.all(axis=1)).sum()),
       'environment_failures': collection.environment_failures,
       'environment_steps': collection.environment_steps,
       'augmented_steps': augmented,

@@ -4,6 +4,7 @@ Restores or starts, then plays rounds, evaluates, writes down and saves, and
 reports at the end. What happens in a round is told in `rounds`.
 """
 
+from collections.abc import Callable
 import contextlib
 import functools
 import pathlib
@@ -19,10 +20,13 @@ from experiments import checks
 from experiments import collectors
 from experiments import rounds
 from experiments import setups
+from experiments import showing
 from experiments import warm_start
 from experiments import worlds
 from step_jax.rollout import collect as collect_lib
+from step_jax.rollout import episodes as episodes_lib
 from step_jax.runs import checkpoint
+from step_jax.runs import episode_log
 from step_jax.runs import evaluation as evaluation_lib
 from step_jax.runs import files
 from step_jax.runs import metrics
@@ -84,8 +88,8 @@ def _train(
     if state is None:
       state = _start(setup, collect, progress, stop)
       checkpoints.save(0, state)
-    _run_rounds(setup, workdir, state, done, checkpoints, log, collect,
-                progress)
+    _run_rounds(setup, workdir, state, done, checkpoints, log,
+                showing.open_log(setup, workdir, done), collect, progress)
     _report(workdir, log, setup, progress)
 
 
@@ -147,15 +151,22 @@ def newest_params(setup: setups.Setup, workdir: pathlib.Path) -> Any:
 
 def _evaluate(
     setup: setups.Setup, params: Any, collect: collectors.Collector,
-    episodes: int) -> evaluation_lib.Evaluation:
+    episodes: int, keep: Callable[..., None] = lambda collection, **_: None,
+) -> evaluation_lib.Evaluation:
   config, world = setup.config, setup.world
-  player = collect_lib.Player(
-      params, jax.random.key(config.seed), config.eval_temperature)
   is_fixed = config.env.episodes == 'fixed'
+
+  def collect_and_keep(jobs, player):
+    collection = collect(jobs, player, name='evaluation')
+    keep(collection, is_drawn=jobs[0].seed >= episodes_lib.FIRST_EVAL_SEED)
+    return collection
+
   # Without chance, an instance played again is the same episode.
   certain = world.simulator is not None and config.eval_temperature == 0
   return evaluation_lib.evaluate(
-      world.tasks, player, functools.partial(collect, name='evaluation'),
+      world.tasks, collect_lib.Player(
+          params, jax.random.key(config.seed), config.eval_temperature),
+      collect_and_keep,
       draws=episodes if world.draws or not is_fixed else 0,
       instances=is_fixed and (1 if certain else episodes))
 
@@ -200,6 +211,7 @@ def _run_rounds(
     done: int,
     checkpoints: checkpoint.Checkpoints,
     log: metrics.MetricsLog,
+    kept: episode_log.EpisodeLog,
     collect: collectors.Collector,
     progress: progress_lib.RunProgress,
 ) -> None:
@@ -207,16 +219,24 @@ def _run_rounds(
   config, tasks = setup.config, setup.world.tasks
   before_path = workdir / 'initial_evaluation.json'
 
-  def evaluate(params):
-    evaluation = _evaluate(setup, params, collect, config.eval_episodes)
+  def evaluate(params, num_rounds):
+    evaluation = _evaluate(
+        setup, params, collect, config.eval_episodes,
+        functools.partial(kept.add_evaluation, num_rounds))
     if not evaluation_lib.success_rates(evaluation).size:
       raise checks.RunError(
           'every evaluation episode was lost to environment failures; see to '
           'the environments, then resume with the same command.')
     return evaluation
 
+  def save(num_rounds, state):
+    kept.write(num_rounds)
+    checkpoints.save(num_rounds, state)
+    kept.prune(num_rounds)
+
   if done == 0 and not before_path.exists():
-    before = evaluate(state.learner.params)
+    before = evaluate(state.learner.params, 0)
+    kept.write(0)
     metrics.write_json(before_path, before)
     rate = evaluation_lib.success_rates(before).mean()
     progress.say(f'before training: evaluation {100 * rate:.0f} %')
@@ -226,11 +246,12 @@ def _run_rounds(
     is_evaluated = is_last or (
         config.eval_every and (round_index + 1) % config.eval_every == 0)
     if is_evaluated:  # An evaluation can be interrupted after the update.
-      checkpoints.save(round_index, state)
+      save(round_index, state)
     try:
-      new_state, row = rounds.play_round(setup, state, round_index, collect)
+      new_state, row = rounds.play_round(
+          setup, state, round_index, collect, kept.add_round)
       if is_evaluated:
-        evaluation = evaluate(new_state.learner.params)
+        evaluation = evaluate(new_state.learner.params, round_index + 1)
         rates = evaluation_lib.success_rates(evaluation)
         row['eval_success_rate'] = rates.mean()
         row['eval_tasks_above_60'] = int((rates > 0.6).sum())
@@ -242,7 +263,7 @@ def _run_rounds(
         metrics.write_json(workdir / 'evaluation.json', evaluation)
     except (KeyboardInterrupt, checks.RunError):
       if not state.learner.step.is_deleted():  # donated: amid the update
-        checkpoints.save(round_index, state)
+        save(round_index, state)
       raise
     state = new_state
     row['compilations'] = compilations.count
@@ -254,7 +275,7 @@ def _run_rounds(
       progress.say(sentence)
       told = True
     if (round_index + 1) % config.checkpoint_every == 0 or is_last:
-      checkpoints.save(round_index + 1, state)
+      save(round_index + 1, state)
 
 
 def _report(

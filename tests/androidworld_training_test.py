@@ -51,11 +51,11 @@ def _run(workdir, monkeypatch, failures):
   """
   play_round = rounds.play_round
 
-  def play(setup, state, round_index, collect):
+  def play(setup, state, round_index, *others):
     if round_index == 0:
       phone.failures.update(
           {route: list(met) for route, met in failures.items()})
-    result = play_round(setup, state, round_index, collect)
+    result = play_round(setup, state, round_index, *others)
     assert not any(phone.failures.values()), 'each was met'
     return result
 

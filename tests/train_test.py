@@ -19,12 +19,14 @@ from experiments import checks
 from experiments import rounds as rounds_lib
 from experiments import setups as setups_lib
 from experiments import train
+from experiments import view
 from experiments import warm_start
 from experiments import worlds
 from step_jax.algorithm import methods
 from step_jax.rollout import episodes
 from step_jax.rollout import redrawing
 from step_jax.rollout import workers
+from step_jax.runs import episodes as episodes_lib
 from step_jax.runs import evaluation as evaluation_lib
 from step_jax.runs import files
 from step_jax.runs import metrics
@@ -38,9 +40,9 @@ _NUM_SLOTS = 4 * 8
 _CLOCKS = {'seconds', 'rollout_seconds', 'update_seconds', 'compilations'}
 _FIELDS = _CLOCKS | set("""
     round success_rate tasks_above_60 replaced_fraction trajectories
-    valid_trajectories environment_failures environment_steps step_samples
-    augmented_steps rows_computed optimizer_steps skipped_steps loss grad_norm
-    entropy clip_fraction approx_kl mean_abs_advantage
+    valid_trajectories out_of_steps environment_failures environment_steps
+    step_samples augmented_steps rows_computed optimizer_steps skipped_steps
+    loss grad_norm entropy clip_fraction approx_kl mean_abs_advantage
 """.split())
 _EVALUATED = {'eval_success_rate', 'eval_tasks_above_60', 'record_error'}
 
@@ -118,6 +120,17 @@ def _assert_same_run(actual, expected, but=()):
   assert _digests(actual)[num_rounds] == _digests(expected)[num_rounds]
   assert metrics.read_json(actual / 'evaluation.json') == (
       metrics.read_json(expected / 'evaluation.json'))
+  kept = [_episodes(workdir) for workdir in (actual, expected)]
+  assert len(kept[0]) > num_rounds and kept[0] == kept[1]
+
+
+def _episodes(workdir):
+  """What is kept of each episode, by its id."""
+  return {
+      about['id']: (about, {name: x[place].tobytes()
+                            for name, x in part.arrays.items()})
+      for part in episodes_lib.load_all(workdir / 'episodes')
+      for place, about in enumerate(part.about)}
 
 
 @pytest.fixture(scope='module', name='run')
@@ -214,12 +227,24 @@ def test_evaluations_come_every_second_round_and_last(run):
 def test_the_folder_holds_what_was_promised(run):
   assert {path.name for path in run.iterdir()} == {
       'config.json', 'metrics.jsonl', 'success_rates.npy', 'evaluation.json',
-      'initial_evaluation.json', 'checkpoints', 'report', 'lock'}
+      'initial_evaluation.json', 'checkpoints', 'report', 'lock', 'episodes'}
   assert sorted(_digests(run)) == [4, 5]
   assert json.loads((run / 'config.json').read_text())['group_size'] == 8
   for name in ('learning_curve', 'signals', 'slots_per_task'):
     pixels = matplotlib.image.imread(run / 'report' / f'{name}.png')
     assert pixels.std() > .01
+
+
+def test_a_run_is_shown_and_stays_as_it_is(run, tmp_path):
+  shutil.copytree(run, tmp_path, dirs_exist_ok=True)
+  before = {path: path.read_bytes() for path in tmp_path.rglob('*')
+            if path.is_file() and 'report' not in path.parts}
+  page = view.view(checks.read_config(tmp_path / 'config.json'), tmp_path)
+  assert '5 of 5 rounds' in page.read_text()
+  text = ''.join(path.read_text() for path in page.parent.glob('*/*.html'))
+  assert len(list(page.parent.glob('*/*.html'))) == len(_episodes(run))
+  assert '"elements"' in text and '"others": [' in text
+  assert before == {path: path.read_bytes() for path in before}
 
 
 def test_rounds_that_are_added_equal_those_of_one_run(run, tmp_path, capsys):
@@ -337,7 +362,7 @@ def test_a_run_of_before_a_field_existed_is_resumed_and_evaluated(
   path = tmp_path / 'config.json'
   saved = json.loads(path.read_text())
   del saved['optimizer']['importance_cap'], saved['optimizer']['entropy_bonus']
-  del saved['sampler']
+  del saved['sampler'], saved['episodes']
   path.write_text(json.dumps(saved))
   config = checks.read_config(path)
   assert config.optimizer.importance_cap == 0 and config.sampler == ''

@@ -16,6 +16,7 @@ from experiments import export
 from experiments import policies
 from experiments import setups
 from experiments import train
+from experiments import view
 from experiments import warm_start
 from experiments import worlds
 from step_jax.envs.osworld import env as osworld_env
@@ -25,6 +26,7 @@ from step_jax.policies.qwen_vl import config as config_lib
 from step_jax.policies.qwen_vl import model as model_lib
 from step_jax.policies.qwen_vl import saving
 from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
+from step_jax.runs import episodes
 from step_jax.runs import metrics
 from step_jax.runs import progress as progress_lib
 from step_jax.runs import stopping
@@ -89,6 +91,22 @@ def test_a_run_trains_and_can_be_resumed(tmp_path, capsys, monkeypatch):
     assert names <= other.keys()
     assert {name: other[name] for name in names} == {
         name: one[name] for name in names}
+  _assert_shown(config, tmp_path / 'whole')
+
+
+def _assert_shown(config, workdir):
+  """What was seen and written is kept, and has its pages."""
+  kept = [about for part in episodes.load_all(workdir / 'episodes')
+          for about in part.about]
+  actions = [action for about in kept for action in about['actions']]
+  assert len(kept) >= 3 and all(action['text'] for action in actions)
+  assert any(action.get('kind') == 'click' and len(action['point']) == 2
+             for action in actions)
+  names = {name for about in kept for name in about['pictures']}
+  assert names == {path.name for path in (
+      workdir / 'episodes' / 'pictures').iterdir()}
+  page = view.view(config, workdir)
+  assert names == {path.name for path in page.with_name('pictures').iterdir()}
 
 
 def test_imitation_fits_the_demonstrations(tmp_path):

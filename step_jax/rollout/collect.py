@@ -53,12 +53,32 @@ class Progress(NamedTuple):
   total: int
 
 
+class Notes(NamedTuple):
+  """What people want to know of trajectories, arrays of numpy."""
+  seeds: np.ndarray  # [B] int64, the environment's
+  instructions: np.ndarray  # [B] str, '' where the environment tells none
+  losses: np.ndarray  # [B] str, what a trajectory was lost to, or ''
+
+
+def make_notes(
+    jobs: Sequence[workers.Job], instructions: dict[int, str] | None = None,
+    losses: dict[int, str] | None = None) -> Notes:
+  """Notes on slots 0 .. B-1, of texts by slot."""
+  seeds = np.zeros(len(jobs), np.int64)
+  seeds[[job.slot for job in jobs]] = [job.seed for job in jobs]
+  told, lost = (
+      np.array([(texts or {}).get(slot, '') for slot in range(len(jobs))], str)
+      for texts in (instructions, losses))
+  return Notes(seeds, told, lost)
+
+
 class Collection(NamedTuple):
   """A round of trajectories as numpy arrays, and what it took."""
   trajectory: types.Trajectory
   environment_steps: int  # actions sent, those of lost attempts included
   environment_failures: int
   lost_to: str = ''  # what the last trajectory that was lost was lost to
+  notes: Notes | None = None
 
 
 def policy_actor(
@@ -144,6 +164,8 @@ def collect(
   waiting: dict[int, workers.Event] = {}  # by slot, in order of arrival
   turns: collections.Counter[int] = collections.Counter()  # by worker
   finished, lost_to = 0, ''
+  told: dict[int, str] = {}
+  losses: dict[int, str] = {}
   failures_before = pool.num_failures
   # By task, since another task can be a page to load or an app to start.
   pool.submit(sorted(jobs, key=lambda job: job.task_id))
@@ -154,6 +176,7 @@ def collect(
       slot = event.job.slot
       if event.kind == 'observation':
         waiting[slot] = event
+        told[slot] = str(event.info.get('instruction', ''))
         continue
       waiting.pop(slot, None)  # its worker is gone
       histories.pop(slot, None)
@@ -161,7 +184,7 @@ def collect(
         store.step_mask[slot] = False
         store.token_mask[slot] = False
       if event.kind == 'lost':
-        lost_to = event.message
+        losses[slot] = lost_to = event.message
       if event.kind == 'finished':
         store.valid[slot] = True
         store.returns[slot] = event.reward
@@ -177,7 +200,7 @@ def collect(
       for event in batch:
         del waiting[event.job.slot]
   return Collection(store, turns.total(), pool.num_failures - failures_before,
-                    lost_to)
+                    lost_to, make_notes(jobs, told, losses))
 
 
 def _answer(pool, waiting, act, store, histories, codec) -> None:

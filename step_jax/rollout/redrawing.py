@@ -59,7 +59,9 @@ def collect(
       jax.tree.map(join, first.trajectory, second.trajectory),
       first.environment_steps + second.environment_steps,
       first.environment_failures + second.environment_failures,
-      second.lost_to or first.lost_to)
+      second.lost_to or first.lost_to,
+      first.notes and second.notes
+      and jax.tree.map(join, first.notes, second.notes))
 
 
 def tasks_with_spread(trajectory: types.Trajectory) -> set[int]:
