@@ -11,6 +11,7 @@ import pytest
 from step_jax.algorithm import types
 from step_jax.rollout import collect
 from step_jax.rollout import workers
+from step_jax.runs import dump
 from step_jax.runs import episode_log
 from step_jax.runs import episodes
 
@@ -215,3 +216,27 @@ def test_files_have_no_pickle_and_the_list_is_json(tmp_path):
     assert all(file[name].dtype != object for name in file.files)
     assert len(json.loads(str(file['about']))) == len(file['actions'])
   jax.tree.map(np.asarray, episodes.load(path).arrays)
+
+
+def test_a_dump_is_a_step_a_line_and_reads_back_as_it_was(tmp_path):
+  collection, batch = _round([(0, 0), (1, 1), (2, 1)], losses=[1])
+  chosen = episodes.select(
+      collection, np.arange(3), _TASKS, kind='round', rounds=7, batch=batch)
+  episodes.describe(chosen, _READER)
+  path = tmp_path / 'x.jsonl'
+  assert dump.write(path, [chosen.take([0, 1]), chosen.take([2])]) == 4
+  header, *lines = map(json.loads, path.read_text().splitlines())
+  assert header['format'] == dump.FORMAT and header['max_steps'] == _T
+  assert [(line['id'], line['step'], line['text']) for line in lines[:2]] == [
+      ('r7-0', step, chosen.about[0]['actions'][step]['text'])
+      for step in (0, 1)]
+  kept = np.array([0, 2])
+  expected = jax.tree.map(lambda x: x[kept].copy(), collection.trajectory)
+  for x in (expected.actions, expected.log_probs, expected.token_mask,
+            expected.observations['seen']):
+    x[~expected.step_mask] = 0
+  chex.assert_trees_all_equal(dump.read(path), expected)
+  chex.assert_trees_all_equal_dtypes(dump.read(path), expected)
+  path.write_text('{"format": "another"}\n{}\n')
+  with pytest.raises(ValueError, match='expected a file of'):
+    dump.read(path)

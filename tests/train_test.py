@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from experiments import checks
+from experiments import replay
 from experiments import rounds as rounds_lib
 from experiments import setups as setups_lib
 from experiments import train
@@ -245,6 +246,25 @@ def test_a_run_is_shown_and_stays_as_it_is(run, tmp_path):
   assert len(list(page.parent.glob('*/*.html'))) == len(_episodes(run))
   assert '"elements"' in text and '"others": [' in text
   assert before == {path: path.read_bytes() for path in before}
+
+
+@pytest.mark.parametrize('change, sentence', [
+    (lambda about, arrays: None, ''),
+    (lambda about, arrays: arrays['observations.element_text'][0, 1].fill(7),
+     'step 2 shows another element_text'),
+    (lambda about, arrays: about.update(reward=.5), 'it was 0.5'),
+    (lambda about, arrays: about.update(steps=about['steps'] - 1),
+     'is not the last')])
+def test_an_episode_is_played_again(run, change, sentence):
+  config = checks.read_config(run / 'config.json')
+  name = next(about['id'] for part in replay.find(run, None)
+              for about in part.about if about['steps'] > 2)
+  episode, = replay.find(run, name)
+  change(episode.about[0], episode.arrays)
+  assert sentence in replay.replay(config, run, episode).diverged
+  assert bool(replay.replay(config, run, episode).diverged) == bool(sentence)
+  with pytest.raises(checks.UserError, match='an episode in .*, got r9-99'):
+    replay.find(run, 'r9-99')
 
 
 def test_rounds_that_are_added_equal_those_of_one_run(run, tmp_path, capsys):
