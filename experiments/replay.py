@@ -104,9 +104,9 @@ def _play(env: Any, codec: Any, about: dict[str, Any],
     differs = _difference(codec.state(then), codec.state(row))
     if differs and not diverged:
       diverged = f'step {step + 1} shows another {differs}'
-    if draw:
-      frames.append(_frame(env, about['actions'][step]))
     tokens = arrays['actions'][step]
+    if draw:
+      frames.append(_frame(env, about['actions'][step], tokens))
     history = codec.remember(history, row, tokens)
     observation, reward, *ends, info = env.step(codec.decode(row, tokens))
     is_last = step + 1 == about['steps']
@@ -128,7 +128,10 @@ def _difference(then: Any, now: Any) -> str:
       for (path, one), other in leaves if not np.array_equal(one, other))
 
 
-def _frame(env: Any, action: dict[str, Any]) -> Image.Image:
+def _frame(env: Any, action: dict[str, Any], tokens: np.ndarray
+           ) -> Image.Image:
+  if hasattr(env.unwrapped, 'show'):  # whose pictures are more than the screen
+    return Image.fromarray(env.unwrapped.show(tokens))
   pixels = getattr(env, 'env', env).render()
   if pixels is None:
     raise checks.UserError(

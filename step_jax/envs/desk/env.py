@@ -122,3 +122,7 @@ class DeskEnv(gymnasium.Env):
     if self.render_mode is None or self._state is None:
       return None
     return np.asarray(draw.draw(self._observation))
+
+  def show(self, tokens: Any) -> np.ndarray:
+    """The picture of `render`, with an action on it; after a reset."""
+    return np.asarray(draw.draw(self._observation, tokens))

@@ -1,0 +1,44 @@
+"""Tests of frames of an episode that is played again, on Desk."""
+import types
+
+import numpy as np
+
+from configs import osworld
+from experiments import collectors
+from experiments import replay
+from experiments import setups
+from experiments import showing
+from experiments import worlds
+from step_jax.rollout import workers
+from step_jax.runs import episodes
+
+
+def test_frames_show_what_the_action_hits(tmp_path):
+  config = osworld.get_config()
+  config.env.tasks = ('bluetooth-on',)
+  world = worlds.make_world(config)
+  setup = setups.make_setup(config, world)
+  played = collectors.simulated(setup)(
+      [workers.Job(0, 0, 5)], None, name='expert')
+  episode = episodes.select(
+      played, np.array([0]), world.tasks, kind='round', rounds=0)
+  episodes.describe(episode, showing.make_reader(setup))
+  again = replay.replay(config, tmp_path, episode, draw=True)
+  assert (again.diverged, again.reward) == ('', 1)
+  assert len(again.frames) == episode.about[0]['steps'] > 1
+  red = [(np.asarray(frame) == [208, 48, 48]).all(axis=-1).sum()
+         for frame in again.frames]
+  assert red[0] > 300  # the outline of what is clicked
+  replay._write_gif(tmp_path / 'x.gif', again.frames)
+  assert (tmp_path / 'x.gif').read_bytes()[:3] == b'GIF'
+
+
+def test_points_are_drawn_where_there_is_a_picture():
+  env = types.SimpleNamespace(render=lambda: np.zeros((100, 200, 3), np.uint8))
+  env.unwrapped = env
+  frame = np.asarray(replay._frame(
+      env, {'text': '', 'point': [.5, .25], 'box': [.1, .1, .2, .2]},
+      np.zeros(3)))
+  places = np.argwhere(frame[..., 0] > 100)
+  assert places.min(0).tolist() == [10, 20]
+  assert abs(places[places[:, 1] > 70].mean(0) - [25, 100]).max() < 1
