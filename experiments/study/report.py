@@ -132,26 +132,37 @@ def _claims_table(methods: dict[str, results_lib.Results]) -> str:
 
 def _samplers_table(methods: dict[str, results_lib.Results],
                     others: dict[str, results_lib.Results]) -> str:
-  rows = []
-  for sampler in plan.SAMPLERS:
-    row = [f'`{sampler}`']
-    for method in plan.CREDITS.values():
-      same = plan.method_of(method, sampler)
-      found = methods[same] if same else others.get(
-          f'{method},sampler={sampler}')
-      if found is None:
-        row.append('not run')
-        continue
-      count = len(plan.FEWER_SEEDS)
-      area, final = (results_lib.interval(x[:count])
-                     for x in (found.area, found.final))
-      row.append(f'{_show(area)}; {_show(final)} % '
-                 f'({min(len(found.area), count)})')
-    rows.append(row)
-  return _table(
-      'Samplers x advantages: tasks above 60 %, mean over training; greedy, '
-      'training tasks at the end (seeds)',
-      ('sampler', *plan.CREDITS), rows)
+  """The cells, and what each is above uniform sampling, paired by seed."""
+  count = len(plan.FEWER_SEEDS)
+
+  def find(method, sampler):
+    same = plan.method_of(method, sampler)
+    return methods[same] if same else others.get(f'{method},sampler={sampler}')
+
+  def cell(method, sampler, show):
+    found = find(method, sampler)
+    return 'not run' if found is None else show(found, find(method, 'uniform'))
+
+  def values(found, _):
+    area, final = (results_lib.interval(x[:count])
+                   for x in (found.area, found.final))
+    return (f'{_show(area)}; {_show(final)} % '
+            f'({min(len(found.area), count)})')
+
+  def gains(found, uniform):
+    return '; '.join(_show(results_lib.difference(
+        one[:count], other[:count])) for one, other in (
+            (found.area, uniform.area), (found.final, uniform.final)))
+
+  title = ('tasks above 60 %, mean over training; greedy, training tasks at '
+           'the end')
+  return '\n\n'.join(_table(name, ('sampler', *plan.CREDITS), [
+      [f'`{sampler}`', *(cell(method, sampler, show)
+                         for method in plan.CREDITS.values())]
+      for sampler in plan.SAMPLERS if sampler != 'uniform' or show is values])
+          for name, show in (
+              (f'Samplers x advantages: {title} (seeds)', values),
+              (f'Minus `uniform`, paired: {title}', gains)))
 
 
 def _alternatives_tables(rows: np.ndarray) -> list[str]:
