@@ -19,17 +19,18 @@ SAMPLERS = ('uniform', 'sr_traj', 'frontier', 'knapsack', 'plr', 'spo')
 FREE_FIELDS = (
     'num_rounds', 'checkpoint_every', 'eval_every', 'eval_episodes',
     'episodes.rounds', 'episodes.slots', 'episodes.eval_slots',
-    'episodes.picture_size', 'mesh.data', 'mesh.model', 'env.num_workers',
-    'env.description', 'env.step_timeout', 'env.start_timeout',
-    'env.arguments.addresses', 'env.arguments.step_timeout',
+    'episodes.picture_size', 'mesh.data', 'mesh.model',
+    'env.num_workers', 'env.description', 'env.step_timeout',
+    'env.start_timeout', 'env.arguments.addresses',
+    'env.arguments.step_timeout',
     'env.arguments.desktop_env_python', 'env.arguments.evaluator_processes',
     'env.arguments.task_timeout')
 
 _COUNTS = (
     'num_rounds', 'num_base_tasks', 'group_size', 'max_steps',
     'eval_episodes', 'episodes.picture_size', 'checkpoint_every',
-    'optimizer.num_epochs',
-    'optimizer.num_minibatches', 'optimizer.micro_batch_size',
+    'optimizer.num_epochs', 'optimizer.num_minibatches',
+    'optimizer.micro_batch_size',
     'env.num_workers', 'policy.width', 'policy.num_layers',
     'policy.num_heads', 'policy.vocabulary', 'policy.acting_batch_size',
     'warm_start.num_steps', 'warm_start.batch_size')

@@ -61,9 +61,14 @@ def make_reader(setup: setups.Setup) -> episodes.Reader:
 
 def words_of(ids: np.ndarray, instruction: str = '') -> list[str]:
   """The words of hashes `[n]`; '…' for one that nobody knows."""
-  known = _WORDS | {
-      base.word_id(word): word for word in base.split_words(instruction)}
-  return [known.get(number, '…') for number in ids.tolist() if number]
+  told = _told(instruction)
+  return [_WORDS.get(number) or told.get(number, '…')
+          for number in ids.tolist() if number]
+
+
+@functools.lru_cache
+def _told(instruction: str) -> dict[int, str]:
+  return {base.word_id(word): word for word in base.split_words(instruction)}
 
 
 def screen(row: Any, instruction: str) -> dict[str, Any]:
