@@ -441,7 +441,7 @@ function player() {
           make('span', {class: 'n'}, `${other.advantage > 0 ? '+' : ''}${
               short(other.advantage)}`)))));
     }
-    parts.push(make('h3', {}, 'Tokens, darker where unlikely'));
+    parts.push(make('h3', {}, 'Tokens, amber where unlikely'));
     parts.push(make('div', {class: 'tokens'}, ...step.tokens.map(
         ([token, logProb]) => make('span', {title: `log-prob ${short(logProb)}`,
           style: `background:color-mix(in srgb, #e0a23c ${Math.round(
