@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tracemalloc
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +15,11 @@ import pytest
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
+from step_jax.policies import base
+from step_jax.policies import placement
 from step_jax.policies.qwen_vl import checkpoint
 from step_jax.policies.qwen_vl import model as model_lib
+from step_jax.policies.qwen_vl import policy as policy_lib
 from step_jax.policies.qwen_vl import saving
 from tests import qwen_vl_examples as examples
 
@@ -162,3 +166,17 @@ def test_load_refuses_missing_files(tmp_path):
       {'weight_map': {'model.norm.weight': '../elsewhere.safetensors'}}))
   with pytest.raises(ValueError, match='weights ../elsewhere.safetensors'):
     checkpoint.load_params(tmp_path, config)
+
+
+def test_shapes_are_known_without_the_weights(tmp_path):
+  """So that a resumed run reads its own checkpoint alone."""
+  name = 'qwen2_5_vl_untied'
+  shutil.copytree(examples.DATA / name, tmp_path / name)
+  init = policy_lib._initialiser(
+      tmp_path / name, examples.load(name)[0], placement.NOWHERE, jnp.bfloat16)
+  params = init(jax.random.key(0))
+  (tmp_path / name / 'model.safetensors').unlink()
+  shapes = jax.eval_shape(init, jax.random.key(0))
+  chex.assert_trees_all_equal_shapes_and_dtypes(shapes, params)
+  with pytest.raises(base.InputError, match='expected the weights'):
+    init(jax.random.key(0))

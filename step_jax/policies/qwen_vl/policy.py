@@ -77,14 +77,19 @@ def _initialiser(
     source: pathlib.Path | None, model: model_lib.Model,
     placement: placement_lib.Placement, dtype: Any) -> base.InitFn:
   """Loads parameters, or draws them, each where it will lie."""
-  draw = functools.partial(model_lib.init_params, model)
+  def draw(rng_key):
+    return jax.tree.map(
+        lambda x: x.astype(dtype), model_lib.init_params(model, rng_key))
+
   shardings = placement.shardings(jax.eval_shape(draw, jax.random.key(0)))
-  if source is not None:
-    return functools.partial(
-        _load_params, source, model.config, shardings, dtype)
-  return jax.jit(
-      lambda rng_key: jax.tree.map(
-          lambda x: x.astype(dtype), draw(rng_key)), out_shardings=shardings)
+  if source is None:
+    return jax.jit(draw, out_shardings=shardings)
+
+  def load(rng_key):
+    if isinstance(rng_key, jax.core.Tracer):  # only shapes are asked for
+      return draw(rng_key)
+    return _load_params(source, model.config, shardings, dtype)
+  return load
 
 
 def _adapted(
@@ -173,8 +178,7 @@ def tiny_config(
 
 def _load_params(
     source: pathlib.Path, config: config_lib.Config, shardings: Any,
-    dtype: Any, rng_key: Any) -> Any:
-  del rng_key
+    dtype: Any) -> Any:
   try:
     return checkpoint.load_params(
         source, config, shardings=shardings, dtype=dtype)
