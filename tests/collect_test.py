@@ -145,7 +145,9 @@ def test_the_order_of_arrival_changes_nothing(
   pool = _local(num_workers=num_workers, rng=np.random.default_rng(seed))
   collection = _collect(pool, actor())
   _assert_same(collection.trajectory, undisturbed.trajectory)
-  assert collection[1:] == undisturbed[1:]
+  assert collection[1:4] == undisturbed[1:4]
+  jax.tree.map(
+      np.testing.assert_array_equal, collection.notes, undisturbed.notes)
   if num_workers > 1:
     assert pool.arrivals != sorted(pool.arrivals)
 
@@ -160,7 +162,9 @@ def test_real_workers_store_the_same(actor, undisturbed):
       _make_env, num_workers=3, step_timeout=60., start_timeout=120.)
   collection = _collect(pool, actor())
   _assert_same(collection.trajectory, undisturbed.trajectory)
-  assert collection[1:] == undisturbed[1:]
+  assert collection[1:4] == undisturbed[1:4]
+  jax.tree.map(
+      np.testing.assert_array_equal, collection.notes, undisturbed.notes)
 
 
 def test_what_is_stored_is_what_the_policy_read(actor):
@@ -391,4 +395,5 @@ def test_an_environment_that_outlasts_its_steps_is_a_bug():
 
 def test_no_jobs_no_trajectories():
   trajectory, *counts = _collect(_local(), pytest.fail, [])
-  assert counts == [0, 0, ''] and trajectory.valid.shape == (0,)
+  assert counts[:3] == [0, 0, ''] and trajectory.valid.shape == (0,)
+  assert [len(x) for x in counts[3]] == [0, 0, 0]
