@@ -293,6 +293,7 @@ def _report(
       initial_success_rate=evaluation_lib.success_rates(before).mean())
   progress.say('pictures: ' + ', '.join(str(path) for path in paths))
   for purpose, command in (
+      ('curves, tasks and episodes as pages', 'view.py'),
       ('other tasks', 'evaluate.py --split=held_out'),
       ('an episode to watch', 'watch.py')):
     progress.say(f'{purpose}: python experiments/{command} '

@@ -120,7 +120,9 @@ def test_a_run_ends_well_and_says_what_it_did(reference):
   assert [row['round'] for row in _rows(workdir)] == list(range(_NUM_ROUNDS))
   lines = output.splitlines()
   assert lines[0].endswith("method: step, the paper's")
-  assert lines[-2:] == [
+  assert lines[-3:] == [
+      'curves, tasks and episodes as pages: python experiments/view.py '
+      f'--workdir={workdir}',
       'other tasks: python experiments/evaluate.py --split=held_out '
       f'--workdir={workdir}',
       f'an episode to watch: python experiments/watch.py --workdir={workdir}']
