@@ -11,6 +11,7 @@ import ml_collections
 
 from configs import common
 from step_jax.algorithm import methods
+from step_jax.policies.qwen_vl import text as text_lib
 from step_jax.runs import metrics
 
 SAMPLERS = ('uniform', 'sr_traj', 'frontier', 'knapsack', 'plr', 'spo')
@@ -44,7 +45,6 @@ _POSITIVE = (
     'sharpness', 'temperature', 'optimizer.learning_rate',
     'optimizer.max_grad_norm', 'env.step_timeout', 'env.start_timeout',
     'warm_start.learning_rate')
-_TARGETS = {'query', 'key', 'value', 'output', 'gate', 'up', 'down'}
 _SHARES = ('low_threshold', 'ema_decay', 'optimizer.clip_low')
 
 
@@ -130,8 +130,9 @@ def _check_vision_language(
   lora = policy.lora
   expect('policy.lora.rank', lora.rank >= 0, 'at least 0')
   expect('policy.lora.alpha', 0 < lora.alpha < math.inf, 'a number above 0')
-  expect('policy.lora.targets', lora.targets and set(lora.targets) <= _TARGETS,
-         f'some of {", ".join(sorted(_TARGETS))}')
+  expect('policy.lora.targets',
+         lora.targets and set(lora.targets) <= {*text_lib.KERNELS},
+         f'some of {", ".join(sorted(text_lib.KERNELS))}')
   expect('policy.lora.frozen_dtype',
          lora.frozen_dtype in ('float32', 'bfloat16'),
          "'float32' or 'bfloat16'")

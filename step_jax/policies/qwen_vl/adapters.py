@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import qwix
 
 from step_jax.policies.qwen_vl import model as model_lib
+from step_jax.policies.qwen_vl import text as text_lib
 
-TARGETS = ('query', 'key', 'value', 'output', 'gate', 'up', 'down')
 _A, _B = 'kernel_lora_a', 'kernel_lora_b'
 _METHODS = ('__call__', 'hidden', 'prefill', 'respond')  # through the layers
 
@@ -23,7 +23,7 @@ class Lora(NamedTuple):
   """Which layers of the decoder have adapters, and of what size."""
   rank: int
   alpha: float
-  targets: tuple[str, ...] = TARGETS
+  targets: tuple[str, ...] = text_lib.KERNELS
 
 
 def adapt(model: model_lib.Model, lora: Lora) -> model_lib.Model:

@@ -33,14 +33,17 @@ RULES: placement_lib.Rules = (
     ('merger_out/kernel$', Spec('model', 'data')))
 
 
-def gathering(
-    layer: type[nn.Module], placement: placement_lib.Placement
+def wrap(
+    layer: type[nn.Module], placement: placement_lib.Placement, remat: bool
 ) -> type[nn.Module]:
-  """The class of a layer whose parameters are gathered when it computes."""
-  if placement.mesh is None:
-    return layer
-  return nn.map_variables(
-      layer, 'params', functools.partial(_gather, placement))
+  """The class of a layer that gathers its parameters when it computes.
+
+  With `remat` it does both again in the backward pass.
+  """
+  if placement.mesh is not None:
+    layer = nn.map_variables(
+        layer, 'params', functools.partial(_gather, placement))
+  return nn.remat(layer, prevent_cse=False) if remat else layer
 
 
 def _gather(placement: placement_lib.Placement, variables: Any) -> Any:

@@ -15,6 +15,9 @@ from step_jax.policies.qwen_vl import dense
 from step_jax.policies.qwen_vl import placement as rules
 
 
+KERNELS = ('query', 'key', 'value', 'output', 'gate', 'up', 'down')  # a layer's
+
+
 class Cache(NamedTuple):
   """Keys and values of every layer, keys rotated."""
   key: chex.Array  # [layers, ..., G, d]
@@ -33,9 +36,7 @@ class TextModel(nn.Module):
     config = self.config
     self.embed = nn.Embed(
         config.vocabulary, config.width, dtype=self.dtype)
-    layer = rules.gathering(_Layer, self.placement)
-    if self.remat:
-      layer = nn.remat(layer, prevent_cse=False)
+    layer = rules.wrap(_Layer, self.placement, self.remat)
     self.layers = nn.scan(
         layer, variable_axes={'params': 0}, split_rngs={'params': True},
         in_axes=(nn.broadcast, nn.broadcast, 0), length=config.num_layers)(

@@ -45,9 +45,7 @@ class VisionModel(nn.Module):
     where = images.where
     pixels = jnp.where(where[..., None], images.pixels, 0)
     patches = _dense('patch', config.width, self.dtype, bias=False)(pixels)
-    layer = rules.gathering(_Layer, self.placement)
-    if self.remat:
-      layer = nn.remat(layer, prevent_cse=False)
+    layer = rules.wrap(_Layer, self.placement, self.remat)
     is_full = np.isin(np.arange(config.num_layers), config.full_layers)
     patches, _ = nn.scan(
         layer, variable_axes={'params': 0}, split_rngs={'params': True},
