@@ -1,13 +1,13 @@
 """How a command of a finished or running run ends: its exit code."""
 
 from collections.abc import Callable
-import signal
 import sys
 
 from absl import flags
 
 from experiments import checks
 from step_jax.runs import files
+from step_jax.runs import stopping
 
 
 def exit_code(command: Callable[[], None]) -> int:
@@ -20,9 +20,9 @@ def exit_code(command: Callable[[], None]) -> int:
     0 done, 130 interrupted (SIGTERM, too), 2 a mistake of the user, 1 a run or
     a disk that does not go on.
   """
-  signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
   try:
-    command()
+    with stopping.signals_interrupt():
+      command()
     return 0
   except KeyboardInterrupt:
     return 130

@@ -9,7 +9,6 @@ interrupted and saved, 2 a mistake in the command or the config, 1 otherwise.
 
 import datetime
 import pathlib
-import signal
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -18,6 +17,7 @@ from absl import flags
 from ml_collections import config_flags
 
 import step_jax  # no more than configs import
+from step_jax.runs import stopping
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', help_string='path of a config, with :variant')
@@ -27,9 +27,9 @@ _WORKDIR = flags.DEFINE_string(
 
 def main(argv: list[str]) -> int:
   """Runs the command; returns its exit code."""
-  signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
   try:
-    return _run(argv)
+    with stopping.signals_interrupt():
+      return _run(argv)
   except KeyboardInterrupt:
     print('interrupted before it began', file=sys.stderr)
     return 130

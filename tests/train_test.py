@@ -2,6 +2,7 @@
 import contextlib
 import errno
 import functools
+import gc
 import json
 import math
 import os
@@ -843,11 +844,26 @@ def test_sigterm_is_heeded_before_a_run_begins(monkeypatch, capsys):
   previous = signal.getsignal(signal.SIGTERM)
   monkeypatch.setattr(
       run_script, '_run', lambda _: signal.raise_signal(signal.SIGTERM))
-  try:
-    assert run_script.main([]) == 130
-  finally:
-    signal.signal(signal.SIGTERM, previous)
+  assert run_script.main([]) == 130
+  assert signal.getsignal(signal.SIGTERM) is previous
   assert capsys.readouterr().err.count('\n') == 1
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+def test_a_signal_that_python_drops_stops_the_run_all_the_same():
+  """As what is raised in a callback of the garbage collector is."""
+  def while_collecting(phase, _):
+    if phase == 'start':
+      gc.callbacks.remove(while_collecting)
+      signal.raise_signal(signal.SIGTERM)
+
+  with stopping.signals_interrupt():
+    gc.callbacks.append(while_collecting)
+    gc.collect()
+    with stopping.StopRequest() as stop:
+      assert stop()
+  with stopping.StopRequest() as stop:
+    assert not stop()
 
 
 def test_sigterm_in_the_warm_start_is_heeded(run, tmp_path, monkeypatch):

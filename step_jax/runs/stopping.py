@@ -1,16 +1,44 @@
 """How a person asks a run to stop: by a signal."""
 
+from collections.abc import Iterator
+import contextlib
 import signal
 import sys
 import threading
 from typing import Any
 
 
+_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+_interrupted = threading.Event()
+
+
+@contextlib.contextmanager
+def signals_interrupt() -> Iterator[None]:
+  """SIGINT and SIGTERM raise KeyboardInterrupt in this context.
+
+  What is raised while Python collects garbage is dropped, and jax has a
+  callback there; so a `StopRequest` that follows is told of the signal, too.
+  """
+  previous = {number: signal.signal(number, _interrupt) for number in _NUMBERS}
+  try:
+    yield
+  finally:
+    _interrupted.clear()
+    for number, handler in previous.items():
+      signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+  del number, frame
+  _interrupted.set()
+  raise KeyboardInterrupt
+
+
 class StopRequest:
   """Turns SIGINT and SIGTERM into a request; a second SIGINT is immediate."""
 
   def __init__(self):
-    self._requested = False
+    self._requested = _interrupted.is_set()
     self._previous: dict[int, Any] = {}
 
   def __call__(self) -> bool:
@@ -18,7 +46,7 @@ class StopRequest:
 
   def __enter__(self) -> 'StopRequest':
     if threading.current_thread() is threading.main_thread():
-      for number in (signal.SIGINT, signal.SIGTERM):
+      for number in _NUMBERS:
         self._previous[number] = signal.signal(number, self._handle)
     return self
 
