@@ -31,6 +31,7 @@ from step_jax.policies import element  # noqa: E402
 from step_jax.rollout import collect as collect_lib  # noqa: E402
 from step_jax.rollout import crew  # noqa: E402
 from step_jax.rollout import workers  # noqa: E402
+from step_jax.rollout.actors import local  # noqa: E402
 from tests import fake_envs  # noqa: E402
 
 _WORLD = flags.DEFINE_enum('world', 'fake', ['fake', 'miniwob'], 'Which.')
@@ -67,7 +68,7 @@ def count_actor(rows: collect_lib.Rows) -> base.ActionSample:
 
 def element_actor(rows: collect_lib.Rows) -> base.ActionSample:
   """Acts as the solver says; what goes astray does nothing."""
-  sample = collect_lib.expert_actor(rows)
+  sample = local.expert_actor(rows)
   sample.tokens[goes_astray(rows.slots)] = -1
   return sample
 
@@ -164,7 +165,8 @@ def fake(num_rounds: int, probability: float = .3) -> dict:
   """The storm over `CountEnv`."""
   return storm(
       fake_envs.CountEnv, 6, num_rounds, num_workers=6, step_timeout=1.,
-      start_timeout=2., probability=probability, act=count_actor,
+      start_timeout=2., probability=probability,
+      actor=local.Immediate(count_actor),
       example=np.zeros(3, np.int32), codec=CountCodec, num_tokens=1,
       max_steps=4, batch_size=4)
 
@@ -175,7 +177,8 @@ def _miniwob(num_rounds: int) -> dict:
       functools.partial(miniwob.MiniWobEnv, tasks, max_steps=3), len(tasks),
       num_rounds, num_workers=3, step_timeout=_STEP_TIMEOUT.value,
       start_timeout=60., probability=_PROBABILITY.value,
-      act=element_actor, example=envs_base.example(), expert=True,
+      actor=local.Immediate(element_actor), example=envs_base.example(),
+      expert=True,
       codec=element.make_codec(envs_base.TEXT_WORDS),
       num_tokens=element.NUM_TOKENS, max_steps=3)
 

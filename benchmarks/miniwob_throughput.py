@@ -29,6 +29,7 @@ from experiments import worlds
 from step_jax.policies import element
 from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import workers
+from step_jax.rollout.actors import local
 
 _WORKERS = flags.DEFINE_integer('workers', 4, 'processes')
 _EPISODES = flags.DEFINE_integer('episodes', 160, 'episodes to play')
@@ -58,7 +59,8 @@ def _ours(setup, act):
       for slot in range(_EPISODES.value)]
   with worlds.make_pool(setup.world, setup.config) as pool:
     play = functools.partial(
-        collect_lib.collect, pool, act=act, example=setup.world.example,
+        collect_lib.collect, pool, actor=local.Immediate(act),
+        example=setup.world.example,
         codec=setup.codec, num_tokens=element.NUM_TOKENS,
         max_steps=setup.config.max_steps)
     play(jobs[:_WORKERS.value])  # browsers and compilation
@@ -111,7 +113,7 @@ def main(_):
   player = collect_lib.Player(
       setup.policy.init(jax.random.key(0)), jax.random.key(1),
       config.temperature)
-  act = collect_lib.policy_actor(
+  act = local.policy_actor(
       setup.policy, player, batch_size=_WORKERS.value)
   rates = {}
   for name, play in (('workers', _ours), ('AsyncVectorEnv', _theirs),

@@ -28,6 +28,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from step_jax.policies import base  # noqa: E402
 from step_jax.rollout import collect as collect_lib  # noqa: E402
 from step_jax.rollout import workers  # noqa: E402
+from step_jax.rollout.actors import local  # noqa: E402
 
 _BATCH_SIZE = 8
 _LENGTH = 15  # steps of an episode, about the paper's
@@ -102,7 +103,8 @@ def measure(num_workers: int, call_seconds: float, batch_size: int | None
 
   collect_lib.collect(
       _Pool(num_workers, times, clock),
-      [workers.Job(slot, slot, 0) for slot in range(len(times))], act,
+      [workers.Job(slot, slot, 0) for slot in range(len(times))],
+      local.Immediate(act),
       example=np.zeros(1, np.int32), codec=_CODEC, num_tokens=1,
       max_steps=_LENGTH, batch_size=batch_size)
   free = [0.] * num_workers

@@ -15,6 +15,8 @@ from step_jax.policies import base
 from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import simulation
 from step_jax.rollout import workers
+from step_jax.rollout.actors import base as actors
+from step_jax.rollout.actors import local
 from step_jax.runs import progress as progress_lib
 
 # (jobs, player, name) -> Collection; no player is the expert.
@@ -61,17 +63,21 @@ def _in_processes(
     progress: progress_lib.RunProgress, should_stop: Callable[[], bool],
 ) -> Collector:
   batch_size = setup.acting_batch_size
+  policy = local.Local(setup.policy, batch_size=batch_size)
+  expert = local.Immediate(functools.partial(
+      local.expert_actor, encode=setup.codec.encode))
+  version = 0
 
   def collect(jobs, player, name):
-    act: Any
-    if player is None:
-      act = functools.partial(
-          collect_lib.expert_actor, encode=setup.codec.encode)
-    else:
-      act = collect_lib.policy_actor(
-          setup.policy, player, batch_size=batch_size)
+    nonlocal version
+    actor: actors.Actor = expert
+    if player is not None:
+      version += 1
+      actor = policy
+      actor.publish(player.params, version)
     collection = collect_lib.collect(
-        pool, jobs, act, example=setup.world.example, codec=setup.codec,
+        pool, jobs, actor, player or actors.EXPERT,
+        example=setup.world.example, codec=setup.codec,
         num_tokens=setup.codec.num_tokens, max_steps=setup.config.max_steps,
         batch_size=batch_size, should_stop=should_stop,
         on_progress=progress.episodes(name))

@@ -31,6 +31,7 @@ from experiments import train
 from experiments import worlds
 from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import episodes
+from step_jax.rollout.actors import local
 from step_jax.runs import files
 
 _FRAME = 700  # milliseconds
@@ -83,7 +84,7 @@ def _play(env: Any, setup: setups.Setup, params: Any, task_id: int, seed: int
           ) -> tuple[list[Image.Image], float]:
   """The screens of an episode, each before its action, and its reward."""
   codec = setup.codec
-  act = collect_lib.policy_actor(
+  act = local.policy_actor(
       setup.policy, collect_lib.Player(
           params, jax.random.key(setup.config.seed),
           setup.config.eval_temperature), batch_size=1)

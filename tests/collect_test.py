@@ -9,6 +9,7 @@ from step_jax.envs import base as envs_base
 from step_jax.policies import element
 from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import workers
+from step_jax.rollout.actors import local
 from tests import fake_world
 
 _TASKS = ('press-1', 'press-2', 'press-3', 'type-1')
@@ -45,7 +46,7 @@ def made_actor():
 
   def make(batch_size=4, temperature=.7, policy=policy):
     player = collect_lib.Player(params, jax.random.key(7), temperature)
-    return collect_lib.policy_actor(policy, player, batch_size=batch_size)
+    return local.policy_actor(policy, player, batch_size=batch_size)
 
   make.policy, make.params = policy, params
   return make
@@ -53,7 +54,7 @@ def made_actor():
 
 def _half_expert(rows):
   """Knows the way, and goes astray at every other screen."""
-  sample = collect_lib.expert_actor(rows)
+  sample = local.expert_actor(rows)
   astray = np.sum(rows.observations['element_text'], (1, 2)) % 2 == 0
   sample.tokens[astray] = 0, 3, 0
   return sample._replace(
@@ -65,11 +66,29 @@ def _expert_jobs(jobs=tuple(_JOBS)):
   return [job._replace(expert=True) for job in jobs]
 
 
-def _collect(pool, act, jobs=tuple(_JOBS), **options):
+def _collect(pool, act, jobs=tuple(_JOBS), make=local.Immediate, **options):
   with pool:
     return collect_lib.collect(
-        pool, jobs, act, example=_EXAMPLE, codec=_CODEC,
+        pool, jobs, make(act), example=_EXAMPLE, codec=_CODEC,
         num_tokens=element.NUM_TOKENS, max_steps=_MAX_STEPS, **options)
+
+
+class _Elsewhere(local.Immediate):
+  """Answers one row at a time, in any order, some of them after a while."""
+  rng = np.random.default_rng(3)
+
+  def __init__(self, act):
+    super().__init__(act)
+    self.asked = []  # rows at once
+
+  def submit(self, rows, **options):
+    self.asked.append(len(rows.slots))
+    return super().submit(rows, **options)
+
+  def receive(self, timeout):
+    if not self._answers or self.rng.random() < .5:
+      return []
+    return [self._answers.pop(self.rng.integers(len(self._answers)))]
 
 
 def _local(**options):
@@ -192,7 +211,7 @@ def test_what_is_stored_is_what_the_policy_read(actor):
 def test_the_history_is_that_of_the_episode():
   trajectory = _collect(
       _local(num_workers=5, rng=np.random.default_rng(1)),
-      collect_lib.expert_actor, _expert_jobs()).trajectory
+      local.expert_actor, _expert_jobs()).trajectory
   assert trajectory.step_mask.sum(axis=1).max() == 3
   for slot, step in zip(*np.nonzero(trajectory.step_mask)):
     history = _CODEC.empty_history
@@ -272,6 +291,61 @@ def test_what_a_lost_worker_had_shown_is_not_answered(actor, undisturbed):
   assert pool.killed is not None and collection.environment_failures == 1
   _assert_same(collection.trajectory, undisturbed.trajectory)
   assert collection.environment_steps == undisturbed.environment_steps
+
+
+@pytest.mark.parametrize('kills', [0, 3])
+def test_an_actor_elsewhere_is_not_waited_for(actor, undisturbed, kills):
+  """What dies meanwhile is asked again; a late answer to it is no one's."""
+  made = []
+
+  class Pool(fake_world.LocalPool):
+    left = kills
+    together = 0
+
+    def wait(self, timeout=None):
+      self.together = max(self.together, len(self._waiting))
+      if self.left and len(self._waiting) == 5:
+        self.left -= 1
+        worker, (job, attempt, _) = self._waiting.popitem()
+        self._queue.append((job, attempt + 1))
+        self.num_failures += 1
+        return [workers.Event('failed', job, worker, attempt)]
+      return super().wait(timeout)
+
+  def make(act):
+    made.append(_Elsewhere(act))
+    return made[-1]
+
+  pool = Pool(_make_env, num_workers=5)
+  collection = _collect(pool, actor(), make=make)
+  _assert_same(collection.trajectory, undisturbed.trajectory)
+  assert pool.left == 0 and pool.together == made[0].asked[0] == 5
+  assert collection.environment_failures == kills
+  assert sum(made[0].asked) == kills + collection.environment_steps
+
+
+def test_alternatives_have_keys_of_their_own(actor):
+  policy = local.Local(actor.policy, batch_size=4)
+  policy.publish(actor.params, 6)
+  rows = collect_lib.Rows(
+      np.arange(5), np.zeros(5, int), _screens(5, np.random.default_rng(0)), ())
+  key = jax.random.key(7)
+  for candidates in ((0,), (1, 2, 3)):
+    assert len(policy.submit(rows, rng_key=key, temperature=.7,
+                             candidates=candidates)) == 5
+  answers = policy.receive(0.)
+  assert [answer.ticket for answer in answers] == list(range(10))
+  assert {answer.version for answer in answers} == {6}
+  stacked = jax.tree.map(
+      lambda *x: np.stack(x), *(answer.sample for answer in answers[5:]))
+  for place, candidate in enumerate((1, 2, 3)):
+    _assert_same(jax.tree.map(lambda x: x[:, place], stacked),
+                 local.policy_actor(
+                     actor.policy, collect_lib.Player(actor.params, key, .7),
+                     batch_size=4, candidate=candidate)(rows))
+  assert stacked.tokens.shape == (5, 3, 3) and len({
+      row.tobytes() for row in stacked.tokens[0]}) > 1
+  assert answers[0].sample.tokens.shape == (3,)
 
 
 def test_a_lost_trajectory_counts_for_nothing(actor, undisturbed):
@@ -389,8 +463,9 @@ def test_an_environment_that_outlasts_its_steps_is_a_bug():
   jobs = [workers.Job(0, 2, 0, True)]
   with pytest.raises(RuntimeError, match='task 2'):
     collect_lib.collect(
-        fake_world.LocalPool(make_env), jobs, collect_lib.expert_actor,
-        example=_EXAMPLE, codec=_CODEC, num_tokens=3, max_steps=2)
+        fake_world.LocalPool(make_env), jobs,
+        local.Immediate(local.expert_actor), example=_EXAMPLE, codec=_CODEC,
+        num_tokens=3, max_steps=2)
 
 
 def test_no_jobs_no_trajectories():

@@ -19,6 +19,7 @@ from step_jax.envs.osworld import env as env_lib
 from step_jax.policies import element
 from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import workers
+from step_jax.rollout.actors import local
 
 pytestmark = pytest.mark.desktop
 
@@ -56,7 +57,7 @@ class _Saboteur:
       if step_id == 1 and slot in self._left:
         name, number = self._left.pop(slot)
         os.kill(_find(self._worker_of(slot), name), number)
-    return collect_lib.expert_actor(rows)
+    return local.expert_actor(rows)
 
   def _worker_of(self, slot):
     return next(worker.pid for _, worker in self._pool._crew.present()
@@ -73,7 +74,8 @@ def test_a_round_outlives_what_dies_and_freezes():
       make_env, num_workers=2, step_timeout=25, start_timeout=60) as pool:
     saboteur = _Saboteur(pool)
     collection = collect_lib.collect(
-        pool, jobs, saboteur, example=env_lib.example(), codec=codec,
+        pool, jobs, local.Immediate(saboteur), example=env_lib.example(),
+        codec=codec,
         num_tokens=codec.num_tokens, max_steps=8)
     failures = pool.failures
   np.testing.assert_array_equal(collection.trajectory.valid, True)

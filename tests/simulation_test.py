@@ -14,6 +14,7 @@ from step_jax.policies import element
 from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import simulation
 from step_jax.rollout import workers
+from step_jax.rollout.actors import local
 from tests import examples
 from tests import fake_world
 
@@ -59,8 +60,8 @@ def _over_environments(jobs, act, max_steps=_MAX_STEPS):
       lambda: desk_env.DeskEnv(_TASKS, max_steps), num_workers=3,
       rng=np.random.default_rng(0))
   return collect_lib.collect(
-      pool, jobs, act, example=_EXAMPLE, codec=_CODEC, num_tokens=3,
-      max_steps=max_steps).trajectory
+      pool, jobs, local.Immediate(act), example=_EXAMPLE, codec=_CODEC,
+      num_tokens=3, max_steps=max_steps).trajectory
 
 
 def _assert_same(actual, expected):
@@ -80,7 +81,7 @@ def test_it_plays_what_environments_play(
     policy, params, simulate, num_slots):
   jobs = _JOBS[:num_slots]
   player = collect_lib.Player(params, jax.random.key(195), .7)
-  expected = _over_environments(jobs, collect_lib.policy_actor(
+  expected = _over_environments(jobs, local.policy_actor(
       policy, player, batch_size=_NUM_LANES))
   lengths = expected.step_mask.sum(axis=1)
   assert lengths.min() < lengths.max()
@@ -96,7 +97,7 @@ def test_it_plays_what_environments_play(
 @pytest.mark.parametrize('num_slots', [10, 3])
 def test_the_expert(num_slots):
   jobs = [job._replace(expert=True) for job in _JOBS[:num_slots]]
-  expected = _over_environments(jobs, collect_lib.expert_actor, max_steps=15)
+  expected = _over_environments(jobs, local.expert_actor, max_steps=15)
   simulate = _make_simulate(None, max_steps=15)
   actual = simulate(
       jax.random.key(0), (), *_columns(jobs), temperature=0.)

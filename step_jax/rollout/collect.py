@@ -1,49 +1,33 @@
-"""Collecting trajectories: environments that are ready share a policy call.
+"""Collecting trajectories: what waits for an action is asked of an actor.
 
-The loop never waits for a particular environment. What waits for an action is
-answered at once, in policy calls of a fixed shape; idle rows are padding. The
-actions of a call are sent, and what has happened meanwhile is heard, before the
-next. Where more wait than a call answers, those that have played least go first
-(a round lasts as long as the last of them), then those that wait longest.
-Everything is stored by slot, and a retried episode is the same episode, since
-keys are a function of (seed, round, slot, step) alone.
+The loop never waits for a particular environment, nor for the actor while
+environments report. An actor elsewhere is asked for everything that waits, and
+its answers are sent on as they come. The policy in this process answers in
+calls of a fixed shape: the actions of a call are sent, and what has happened
+meanwhile is heard, before the next. Where more wait than a call answers, those
+that have played least go first (a round lasts as long as the last of them),
+then those that wait longest. Everything is stored by slot, and a retried
+episode is the same episode, since keys are a function of (seed, round, slot,
+step) alone.
 """
 
 import collections
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-import chex
 import jax
 import numpy as np
 
-from step_jax.algorithm import credit
 from step_jax.algorithm import types
 from step_jax.policies import base
 from step_jax.rollout import workers
+from step_jax.rollout.actors import base as actors
 
 POLL_SECONDS = 0.5  # how often a request to stop is looked at
+_TURN_SECONDS = 0.005  # for environments, then for the actor, if both may speak
 
-
-class Rows(NamedTuple):
-  """The environments that wait for an action."""
-  slots: np.ndarray  # [R] int
-  step_ids: np.ndarray  # [R] int
-  observations: Any  # pytree of [R, ...], history included
-  infos: Sequence[dict[str, Any]]  # [R]
-
-
-class ActFn(Protocol):
-
-  def __call__(self, rows: Rows) -> base.ActionSample:
-    """Returns an action for each row, as numpy arrays `[R, L]`."""
-
-
-class Player(NamedTuple):
-  """The policy as it acts in a round."""
-  params: Any
-  rng_key: chex.PRNGKey  # of (seed, round)
-  temperature: float  # 0 for the most likely action
+Player = actors.Player
+Rows = actors.Rows
 
 
 class Progress(NamedTuple):
@@ -81,54 +65,11 @@ class Collection(NamedTuple):
   notes: Notes | None = None
 
 
-def policy_actor(
-    policy: base.Policy, player: Player, *, batch_size: int) -> ActFn:
-  """Acts by the policy, `batch_size` rows at a call, padded to that number.
-
-  Args:
-    policy: the policy.
-    player: its parameters, key and temperature.
-    batch_size: rows of a call. Keep it for a whole run: other batch sizes give
-      other bits.
-
-  Returns:
-    The function that `collect` asks for actions.
-  """
-  def act(rows):
-    parts = []
-    for start in range(0, len(rows.slots), batch_size):
-      real = min(batch_size, len(rows.slots) - start)
-      # Idle rows repeat the first one.
-      index = np.zeros(batch_size, np.int32)
-      index[:real] = np.arange(start, start + real)
-      slots, step_ids, observations = jax.tree.map(
-          lambda x: x[index], rows[:3])
-      if policy.load is not None:
-        observations = policy.load(observations)
-      keys = credit.row_keys(player.rng_key, slots, step_ids, 0)
-      sample = policy.sample(
-          player.params, keys, observations, temperature=player.temperature)
-      parts.append(jax.tree.map(lambda x: x[:real], jax.device_get(sample)))
-    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
-  return act
-
-
-def expert_actor(
-    rows: Rows, *, encode: base.EncodeFn = base.keep_tokens
-) -> base.ActionSample:
-  """Acts as `info['expert_action']` says; log-probs are 0."""
-  tokens = np.array([
-      encode(jax.tree.map(lambda x: x[i], rows.observations),
-             info['expert_action'])
-      for i, info in enumerate(rows.infos)], np.int32)
-  return base.ActionSample(
-      tokens, np.zeros(tokens.shape, np.float32), np.ones(tokens.shape, bool))
-
-
 def collect(
     pool: workers.WorkerPool,
     jobs: Sequence[workers.Job],
-    act: ActFn,
+    actor: actors.Actor,
+    player: actors.Player = actors.EXPERT,
     *,
     example: Any,
     codec: base.Codec,
@@ -143,12 +84,13 @@ def collect(
   Args:
     pool: environments.
     jobs: slots 0 .. B-1, each once.
-    act: chooses actions.
+    actor: chooses actions; it has the parameters already.
+    player: the key and the temperature that it draws with.
     example: one observation without history, for shapes.
     codec: makes the rows that are stored, and the environments' actions.
     num_tokens: L.
     max_steps: T; the environments end their episodes by then.
-    batch_size: rows that `act` gets at most; by default all that wait.
+    batch_size: rows that the actor gets at once; by default all that wait.
     should_stop: asked now and then.
     on_progress: told when an episode has ended.
 
@@ -162,6 +104,7 @@ def collect(
   store = _allocate(jobs, example, codec, num_tokens, max_steps)
   histories: dict[int, Any] = {}
   waiting: dict[int, workers.Event] = {}  # by slot, in order of arrival
+  asked: dict[int, _Asked] = {}  # by ticket
   turns: collections.Counter[int] = collections.Counter()  # by worker
   finished, lost_to = 0, ''
   told: dict[int, str] = {}
@@ -172,7 +115,8 @@ def collect(
   while pool.pending:
     if should_stop():
       raise KeyboardInterrupt
-    for event in pool.wait(timeout=0. if waiting else POLL_SECONDS):
+    for event in pool.wait(timeout=0. if waiting else (
+        _TURN_SECONDS if asked else POLL_SECONDS)):
       slot = event.job.slot
       if event.kind == 'observation':
         waiting[slot] = event
@@ -180,6 +124,8 @@ def collect(
         continue
       waiting.pop(slot, None)  # its worker is gone
       histories.pop(slot, None)
+      asked = {ticket: row for ticket, row in asked.items()
+               if row.event.job.slot != slot}
       if event.kind in ('failed', 'lost'):
         store.step_mask[slot] = False
         store.token_mask[slot] = False
@@ -195,16 +141,36 @@ def collect(
     batch = sorted(waiting.values(), key=lambda event: turns[event.worker])
     batch = batch[:batch_size]
     if batch:
-      _answer(pool, batch, act, store, histories, codec)
-      turns.update(event.worker for event in batch)
+      asked |= _ask(actor, player, batch, store, histories, codec)
       for event in batch:
         del waiting[event.job.slot]
+    for answer in actor.receive(
+        _TURN_SECONDS if asked and not waiting else 0.):
+      if answer.ticket in asked:  # or its environment is gone
+        row = asked.pop(answer.ticket)
+        _store(store, row, answer.sample)
+        history = histories.get(row.event.job.slot, codec.empty_history)
+        histories[row.event.job.slot] = codec.remember(
+            history, row.observation, answer.sample.tokens)
+        pool.act(row.event.worker, codec.decode(
+            row.observation, answer.sample.tokens))
+        turns[row.event.worker] += 1
   return Collection(store, turns.total(), pool.num_failures - failures_before,
                     lost_to, make_notes(jobs, told, losses))
 
 
-def _answer(pool, waiting, act, store, histories, codec) -> None:
-  """Stores what was seen, chooses actions in one call and sends them."""
+class _Asked(NamedTuple):
+  """A row that the actor has not answered yet."""
+  event: workers.Event
+  step_id: int
+  observation: Any  # with history
+
+
+def _ask(
+    actor: actors.Actor, player: actors.Player, waiting: list[workers.Event],
+    store: types.Trajectory, histories: dict[int, Any], codec: base.Codec
+) -> dict[int, _Asked]:
+  """Submits what is seen; returns it by ticket."""
   slots = np.array([event.job.slot for event in waiting], np.int32)
   step_ids = store.step_mask[slots].sum(axis=1, dtype=np.int32)
   max_steps = store.step_mask.shape[1]
@@ -212,22 +178,26 @@ def _answer(pool, waiting, act, store, histories, codec) -> None:
     raise RuntimeError(
         f'expected an environment that ends within {max_steps} steps, got '
         f'one that goes on (task {waiting[step_ids.argmax()].job.task_id})')
-  past = [histories.get(event.job.slot, codec.empty_history)
-          for event in waiting]
-  rows = [codec.observe(event.observation, event.info, history)
-          for event, history in zip(waiting, past)]
-  observations = jax.tree.map(lambda *x: np.stack(x), *rows)
-  sample = act(Rows(
-      slots, step_ids, observations, [event.info for event in waiting]))
-  where = (slots, step_ids)
+  rows = [codec.observe(
+      event.observation, event.info,
+      histories.get(event.job.slot, codec.empty_history)) for event in waiting]
+  tickets = actor.submit(
+      actors.Rows(slots, step_ids, jax.tree.map(lambda *x: np.stack(x), *rows),
+                  [event.info for event in waiting]),
+      rng_key=player.rng_key, temperature=player.temperature)
+  return {ticket: _Asked(*row) for ticket, *row in zip(
+      tickets, waiting, step_ids.tolist(), rows)}
+
+
+def _store(
+    store: types.Trajectory, row: _Asked, sample: base.ActionSample) -> None:
+  """Stores one step."""
+  where = (row.event.job.slot, row.step_id)
   for stored, seen in zip(
-      jax.tree.leaves(store.observations), jax.tree.leaves(observations)):
+      jax.tree.leaves(store.observations), jax.tree.leaves(row.observation)):
     stored[where] = seen
   store.actions[where], store.log_probs[where], store.token_mask[where] = sample
   store.step_mask[where] = True
-  for event, history, row, tokens in zip(waiting, past, rows, sample.tokens):
-    histories[event.job.slot] = codec.remember(history, row, tokens)
-    pool.act(event.worker, codec.decode(row, tokens))
 
 
 def _allocate(

@@ -1,0 +1,1 @@
+"""Who answers rows with actions: this process, or inference servers."""
