@@ -13,10 +13,12 @@ from experiments import checks
 from experiments import worlds
 from step_jax.policies import base
 from step_jax.rollout import collect as collect_lib
+from step_jax.rollout import pictures
 from step_jax.rollout import simulation
 from step_jax.rollout import workers
 from step_jax.rollout.actors import base as actors
 from step_jax.rollout.actors import local
+from step_jax.runs import hosts
 from step_jax.runs import progress as progress_lib
 
 # (jobs, player, name) -> Collection; no player is the expert.
@@ -41,7 +43,10 @@ def open_collector(
       policy, for the reason that is told.
   """
   if setup.world.simulator is not None:
-    yield simulated(setup, should_stop)
+    yield simulated(setup, hosts.agreed(should_stop))
+    return
+  if not hosts.is_leader():
+    yield _following(setup, should_stop)
     return
   with contextlib.ExitStack() as stack:
     try:
@@ -67,6 +72,12 @@ def _in_processes(
   expert = local.Immediate(functools.partial(
       local.expert_actor, encode=setup.codec.encode))
   version = 0
+  play: Callable[..., collect_lib.Collection] = functools.partial(
+      collect_lib.collect, pool, example=setup.world.example,
+      codec=setup.codec, num_tokens=setup.codec.num_tokens,
+      max_steps=setup.config.max_steps, batch_size=batch_size)
+  if jax.process_count() > 1:
+    play = _channel(setup, should_stop).leading(play)
 
   def collect(jobs, player, name):
     nonlocal version
@@ -75,17 +86,36 @@ def _in_processes(
       version += 1
       actor = policy
       actor.publish(player.params, version)
-    collection = collect_lib.collect(
-        pool, jobs, actor, player or actors.EXPERT,
-        example=setup.world.example, codec=setup.codec,
-        num_tokens=setup.codec.num_tokens, max_steps=setup.config.max_steps,
-        batch_size=batch_size, should_stop=should_stop,
+    collection = play(
+        jobs, actor, player or actors.EXPERT, should_stop=should_stop,
         on_progress=progress.episodes(name))
     num_lost = int((~collection.trajectory.valid).sum())
     if 2 * num_lost > len(jobs):
       progress.say(f'{name}: {num_lost} of {len(jobs)} episodes were lost, the '
                    f'last one to {collection.lost_to}')
     return collection
+  return collect
+
+
+def _channel(setup: Any, should_stop: Callable[[], bool]) -> hosts.Channel:
+  """Between the hosts of a run whose environments are the leader's."""
+  folder = setup.world.make_env.keywords.get('folder')  # of pictures
+  row = setup.codec.observe(
+      setup.world.example, {}, setup.codec.empty_history)
+  return hosts.Channel(row, should_stop, folder and pictures.ScreenshotStore(
+      folder, capacity=setup.world.make_env.keywords['capacity']))
+
+
+def _following(setup: Any, should_stop: Callable[[], bool]) -> Collector:
+  """Plays in the leader's environments."""
+  channel = _channel(setup, should_stop)
+  policy = local.Local(setup.policy, batch_size=setup.acting_batch_size)
+
+  def collect(jobs, player, name):
+    del jobs, name
+    if player is not None:
+      policy.publish(player.params, 0)
+    return channel.follow(policy, player or actors.EXPERT)
   return collect
 
 
