@@ -1,6 +1,6 @@
 """What a policy is: pure functions over tokens, log-probs and masks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import chex
@@ -78,6 +78,21 @@ class Frozen(NamedTuple):
 NOTHING_FROZEN = Frozen(lambda: None, lambda learned, frozen: learned)
 
 
+class Request(NamedTuple):
+  """What an inference server reads in the place of a row."""
+  input_ids: list[int]  # without padding
+  pictures: list[bytes]  # PNG, of the size at which the model sees them
+
+
+class Served(NamedTuple):
+  """What an inference server has to know to draw what `sample` draws."""
+  requests: Callable[[Any], list[Request]]  # of stored rows, [B, ...]
+  probe: Callable[[], tuple[Request, Any]]  # and what `log_prob` reads of it
+  stop_ids: Sequence[int]  # tokens that end a response
+  illegal_ids: Sequence[int]  # tokens that it may not write
+  num_tokens: int  # L
+
+
 class Policy(NamedTuple):
   """A network as pure functions; observations are pytrees of [B, ...].
 
@@ -93,6 +108,7 @@ class Policy(NamedTuple):
   load: LoadFn | None = None
   sample_many: SampleManyFn | None = None
   frozen: Frozen = NOTHING_FROZEN
+  served: Served | None = None  # where servers can stand in for `sample`
 
 
 class MatchFn(Protocol):

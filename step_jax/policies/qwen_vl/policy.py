@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import safetensors
 
 from step_jax.policies import base
@@ -63,7 +64,7 @@ def make_policy(
   make = functools.partial(
       sampling.make_policy, num_tokens=num_tokens,
       stop_ids=[vocabulary.find(token) for token in stops],
-      legal=vocabulary.legal(config.text.vocabulary, (*stops, *_BOXES)))
+      legal=legal_tokens(config, vocabulary, stops))
   dtype = frozen_dtype if lora else jnp.float32
   init = _initialiser(source, model, placement, dtype)
   if lora is None:
@@ -71,6 +72,13 @@ def make_policy(
     return base.Policy(init, functions.sample, functions.log_prob, load,
                        functions.sample_many)
   return _adapted(model, make, init, load, lora)
+
+
+def legal_tokens(
+    config: config_lib.Config, vocabulary: vocabulary_lib.Vocabulary,
+    stops: Sequence[str]) -> np.ndarray:
+  """`[V]` bool, the tokens that a policy may write."""
+  return vocabulary.legal(config.text.vocabulary, (*stops, *_BOXES))
 
 
 def _initialiser(
