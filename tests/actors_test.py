@@ -1,8 +1,8 @@
 """Tests of acting by inference servers: our own, and fakes that fail."""
 
-import functools
 import json
 
+import httpx
 import jax
 import numpy as np
 import pytest
@@ -11,22 +11,24 @@ from experiments import serving
 from experiments import setups
 from experiments import worlds
 from step_jax.algorithm import types
+from step_jax.policies import base as policies
 from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import workers
 from step_jax.rollout.actors import alternatives
 from step_jax.rollout.actors import base as actors
 from step_jax.rollout.actors import engine as engine_lib
+from step_jax.rollout.actors import fleet as fleet_lib
 from step_jax.rollout.actors import local
-from step_jax.rollout.actors import server as server_lib
+from step_jax.rollout.actors import messages
 from tests import fake_servers
 from tests import fake_world
 from tests import vision_language_test
 from tests import vision_language_training_test
 
-_JOBS = [workers.Job(slot, 0, 100 + slot) for slot in range(6)]
+_JOBS = [workers.Job(slot, 0, 100 + slot) for slot in range(4)]
 _STEPS = 2
 _KEY = jax.random.key(7)
-_LENGTH = 8  # of a response
+_LENGTH = 3  # of a response
 
 
 @pytest.fixture(scope='module', name='folder')
@@ -54,9 +56,14 @@ def made_params(setup):
 
 
 @pytest.fixture(scope='module', name='engine')
-def made_engine(folder):
+def made_engine(setup, params, folder):
+  """Has compiled what is asked for."""
   engine = engine_lib.Engine(
-      folder / 'model', batch_size=3, dtype='float32')
+      folder / 'model', batch_size=2, dtype='float32')
+  fake = fake_servers.FakeSGLang(engine, folder / 'model')
+  with (fake_servers.serving(fake) as address,
+        _remote(setup, (address,)) as remote):
+    remote.publish(params, 1)
   yield engine
   engine.close()
 
@@ -64,7 +71,7 @@ def made_engine(folder):
 @pytest.fixture(name='servers')
 def made_servers(engine, folder, monkeypatch):
   """Two servers of one engine, and their addresses."""
-  monkeypatch.setattr(server_lib, '_MIN_PAUSE', .01)
+  monkeypatch.setattr(fleet_lib, '_MIN_PAUSE', .01)
   fakes = [fake_servers.FakeSGLang(engine, folder / 'model') for _ in range(2)]
   with (fake_servers.serving(fakes[0]) as first,
         fake_servers.serving(fakes[1]) as second):
@@ -81,7 +88,7 @@ def _remote(setup, addresses, **changes):
 
 def _collect(setup, actor, temperature):
   player = actors.Player(None, _KEY, temperature)
-  with fake_world.LocalPool(setup.world.make_env, num_workers=4) as pool:
+  with fake_world.LocalPool(setup.world.make_env, num_workers=3) as pool:
     return collect_lib.collect(
         pool, _JOBS, actor, player, example=setup.world.example,
         codec=setup.codec, num_tokens=_LENGTH, max_steps=_STEPS)
@@ -143,7 +150,189 @@ def test_at_temperature_0_it_plays_what_the_local_policy_plays(
       'stop_token_ids': list(setup.policy.served.stop_ids), 'logit_bias': 0,
       'top_p': 1., 'top_k': -1, 'min_p': 0., 'frequency_penalty': 0.,
       'presence_penalty': 0., 'repetition_penalty': 1.}
-  kept = [path.name for path in (
-      setup.world.make_env.keywords['folder'].rpartition('/')[0],)
-          if False] or sorted(remote._folder.iterdir())
-  assert 1 <= len(kept) <= 2
+
+
+def _group(setup, trajectory):
+  """Singles of a round, every other step low, of one advantage."""
+  rows = jax.tree.map(
+      lambda x: x.reshape((-1,) + x.shape[2:]), trajectory.observations)
+  shape = (len(_JOBS) * _STEPS, 1)
+  singles = types.StepBatch(
+      observations=rows, advantages=np.ones(shape, np.float32),
+      mask=np.ones(shape, bool), **{
+          name: getattr(trajectory, name).reshape(shape + (_LENGTH,))
+          for name in ('actions', 'log_probs', 'token_mask')})
+  return singles, np.arange(shape[0]) % 2 == 1
+
+
+@pytest.mark.parametrize('kind', ['sglang', 'vllm'])
+def test_log_probs_are_those_of_our_own_model(
+    setup, params, engine, folder, kind):
+  """Of actions and of alternatives, which stored rows give."""
+  fake = {'sglang': fake_servers.FakeSGLang, 'vllm': fake_servers.FakeVLLM}[
+      kind](engine, folder / 'model')
+  with (fake_servers.serving(fake) as address,
+        _remote(setup, (address,), name=kind) as remote):
+    remote.publish(params, 1)
+    collection = _collect(setup, remote, .7)
+    singles, low = _group(setup, collection.trajectory)
+    batch = alternatives.augment_steps(
+        _KEY, None, singles, low, actor=remote, temperature=.7,
+        matches_fn=setup.codec.matches, max_steps=_STEPS, num_candidates=4)
+  _check_counts(collection)
+  _check_log_probs(setup, params, collection.trajectory)
+  groups = jax.tree.map(lambda x: x[low], batch.groups)
+  np.testing.assert_array_equal(groups.actions[:, 0], singles.actions[low, 0])
+  assert not np.asarray(batch.groups.mask)[~low].any()
+  for candidate in range(1, 4):
+    tokens, where = (x[:, candidate] for x in (
+        groups.actions, groups.token_mask))
+    own = _own_log_probs(setup, params, groups.observations, tokens)
+    assert where[:, 0].all()
+    np.testing.assert_allclose(
+        groups.log_probs[:, candidate][where], own[where], atol=1e-4)
+  assert any(len({row.tobytes() for row in candidates[1:]}) > 1
+             for candidates in groups.actions)
+  generated = [body for route, body in fake.seen if 'generate' in route]
+  drawn = [body['sampling_params'] for body in generated]
+  assert {options['n'] for options in drawn[1 + len(_JOBS) * _STEPS:]} == {3}
+  assert len({json.dumps(options) for options in drawn}) == len(drawn)  # seeds
+
+
+def _edit(name, change):
+  """A fault: something else in `meta_info`."""
+  def fault(answer, fake):
+    del fake
+    about = answer['meta_info']
+    about[name] = change(about[name])
+    return answer
+  return fault
+
+
+def _tokens(change):
+  """A fault: other tokens, or log-probs of them, than were drawn."""
+  return _edit('output_token_logprobs', lambda x: [
+      [one[0], one[1], None] for one in change(x)])
+
+
+_FAULTS = {
+    'statuses, and no JSON': ['error', 'garbage', 'error'],
+    'tokens and log-probs too few, or of no kind': [
+        _tokens(lambda x: x[1:]), _tokens(lambda x: [[None, 5]] * len(x)),
+        _edit('completion_tokens', lambda x: x + 1)],
+    'an illegal token, an abort, another prompt': [
+        _tokens(lambda x: [[one[0], 151_655] for one in x]),
+        _edit('finish_reason', lambda x: {'type': 'abort'}),
+        _edit('prompt_tokens', lambda x: x + 1)],
+    'a lost connection': ['drop'],
+    'a slow answer': ['slow'],
+    'another version': [_edit('weight_version', lambda x: 'default')],
+    'a restart': ['restart'],
+}
+
+
+@pytest.mark.parametrize('name', _FAULTS)
+def test_a_round_outlives(setup, params, servers, name):
+  """It ends with the right counts, by the published parameters alone."""
+  fakes, addresses = servers
+  with _remote(setup, addresses) as remote:
+    remote.publish(params, 1)
+    for fake in fakes:
+      fake.seen.clear()
+    fakes[0].faults['/generate'] += [None, *_FAULTS[name]]
+    if name == 'a slow answer':
+      remote._fleet._servers[0].client.timeout = httpx.Timeout(.2)
+    collection = _collect(setup, remote, .7)
+  _check_counts(collection)
+  _check_log_probs(setup, params, collection.trajectory)
+  assert not fakes[0].faults['/generate']
+  reloads = [route for fake in fakes for route, _ in fake.seen
+             if route == '/update_weights_from_disk']
+  assert bool(reloads) == (name == 'a restart')
+
+
+@pytest.mark.parametrize('ids, log_probs, message', [
+    ([5, 6, 7], [-1., 0., -.5], None),
+    ([5, 9], [-1., -2.], None),
+    ([9], [-1.], None),
+    ([], [], 'of 3 tokens'),
+    ([5, 6], [-1., -2.], 'of 3 tokens'),
+    ([5, 6, 7, 8], [-1.] * 4, 'of 3 tokens'),
+    ([5, 9, 9], [-1.] * 3, 'of 2 tokens'),
+    ([5, 9], [-1.], 'log-probs of 2 tokens'),
+    ([5, 4, 9], [-1.] * 3, 'legal'),
+    ([5, 9], [-1., float('nan')], 'at most 0'),
+    ([5, 9], [-1., -float('inf')], 'at most 0'),
+    ([5, 9], [-1., .1], 'at most 0'),
+])
+def test_a_response_is_what_it_has_to_be(ids, log_probs, message):
+  draw = messages.Draw(.7, 0, 1, policies.Served(
+      None, None, stop_ids=[9], illegal_ids=[4], num_tokens=3), '')
+  if message is None:
+    sample = messages.read_sample([(ids, log_probs)], draw)
+    np.testing.assert_array_equal(sample.tokens, [ids + [0] * (3 - len(ids))])
+    np.testing.assert_array_equal(
+        sample.token_mask, [np.arange(3) < len(ids)])
+    np.testing.assert_array_equal(
+        sample.log_probs[sample.token_mask], np.float32(log_probs))
+    return
+  with pytest.raises(messages.BadAnswer, match=message):
+    messages.read_sample([(ids, log_probs)], draw)
+  with pytest.raises(messages.BadAnswer, match='expected 1 responses, got 0'):
+    messages.read_sample([], draw)
+
+
+def _claim(answer, fake):
+  """Loads the parameters of the checkpoint, under the name that was asked."""
+  fake.engine.load(
+      fake.folder, fake.seen[-1][1]['weight_version']).result()
+  return answer
+
+
+def _refuse(answer, fake):
+  del answer, fake
+  return {'success': False, 'message': 'no room'}
+
+
+@pytest.mark.parametrize('faults, message', [
+    ({'/update_weights_from_disk': [_claim]}, 'log-probs of a fixed prompt'),
+    ({'/generate': [_edit('weight_version', lambda x: 'default')]},
+     'got default'),
+    ({'/update_weights_from_disk': [_refuse] * 999},
+     'has answered for 0.2 s .*no room'),
+    ({'/generate': ['error'] * 999}, 'has answered for 0.2 s .*answered 500'),
+    ({'/generate': [None] + ['error'] * 99}, 'in 5 attempts'),
+    ({'/generate': [None] + [_edit('prompt_tokens', lambda x: 3)] * 99},
+     'preprocessor_config.json'),
+    (None, 'no inference server has answered for 0.2 s'),
+])
+def test_what_no_server_can_do_ends_in_one_sentence(
+    setup, params, servers, faults, message, monkeypatch):
+  (fake, _), (address, _) = servers
+  monkeypatch.setattr(fleet_lib, '_FAILURES', 99)
+  with _remote(setup, (address,)) as remote:
+    if faults is None:
+      remote.publish(params, 1)
+      fake.is_down = True
+    else:
+      for route in faults:
+        fake.faults[route] += faults[route]
+    if 'has answered' in message:
+      remote._fleet._timeout = .2
+    with pytest.raises(actors.ActorError, match=message) as error:
+      remote.publish(params, 2)
+      _collect(setup, remote, .7)
+  assert 'resume with the same command' in str(error.value)
+  assert '\n' not in str(error.value)
+
+
+def test_what_is_published_is_used_from_then_on(setup, params, servers, engine):
+  fakes, addresses = servers
+  with _remote(setup, addresses) as remote:
+    for version, scale in enumerate((1., .9, 1.1), 1):
+      scaled = jax.tree.map(lambda x: x * scale, params)
+      remote.publish(scaled, version)
+    collection = _collect(setup, remote, .7)
+  _check_log_probs(setup, scaled, collection.trajectory)
+  assert len(list(remote._folder.iterdir())) == 2
+  assert engine._version.endswith('-000003')

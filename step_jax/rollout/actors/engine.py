@@ -9,7 +9,7 @@ import functools
 import pathlib
 import queue
 import threading
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,12 @@ class _Work(NamedTuple):
   input_ids: list[int]
   pictures: list[tuple[np.ndarray, np.ndarray]]  # patches and grid
   seed: int
+  answer: futures.Future
+
+
+class _Load(NamedTuple):
+  folder: pathlib.Path
+  version: str
   answer: futures.Future
 
 
@@ -111,7 +117,7 @@ class Engine:
   def load(self, folder: pathlib.Path, version: str) -> futures.Future:
     """Takes the parameters of a folder once what is computed is answered."""
     answer: futures.Future = futures.Future()
-    self._queue.put((folder, version, answer))
+    self._queue.put(_Load(folder, version, answer))
     return answer
 
   def _compute(self) -> None:
@@ -121,22 +127,29 @@ class Engine:
         asked = self._queue.get()
         if asked is None:
           return
+        if not asked.answer.set_running_or_notify_cancel():
+          continue  # whoever asked has gone
         if isinstance(asked, _Work):
           waiting.append(asked)
         else:
-          _answer(asked[-1], lambda: self._load(*asked[:-1]))
+          self._load(asked)
       way = waiting[0].way
       fitting = [work for work in waiting if work.way == way]
       waiting = [work for work in waiting if work.way != way] + (
           fitting[self._batch_size:])
       self._respond(way, fitting[:self._batch_size])
 
-  def _load(self, folder: pathlib.Path, version: str) -> None:
-    if checkpoint.read_config(folder) != self._config:
-      raise ValueError(f'expected a checkpoint of the same model in {folder}')
-    self._params = checkpoint.load_params(
-        folder, self._config, dtype=self._dtype)
-    self._version = version
+  def _load(self, asked: _Load) -> None:
+    try:
+      if checkpoint.read_config(asked.folder) != self._config:
+        raise ValueError(
+            f'expected a checkpoint of the same model in {asked.folder}')
+      self._params = checkpoint.load_params(
+          asked.folder, self._config, dtype=self._dtype)
+      self._version = asked.version
+      asked.answer.set_result(None)
+    except Exception as error:  # ends the request, not the thread
+      asked.answer.set_exception(error)
 
   def _respond(self, way: Way, batch: list[_Work]) -> None:
     try:
@@ -194,10 +207,3 @@ def _keys(seeds: jax.Array, *, num: int) -> jax.Array:
   return jax.vmap(lambda seed: jax.vmap(
       lambda index: jax.random.fold_in(jax.random.key(seed), index))(
           jnp.arange(num)))(seeds)
-
-
-def _answer(answer: futures.Future, work: Any) -> None:
-  try:
-    answer.set_result(work())
-  except (ValueError, OSError) as error:
-    answer.set_exception(error)
