@@ -76,8 +76,8 @@ def make_policy(
       lora=make_lora(options.lora), frozen_dtype=options.lora.frozen_dtype)
   legal = policy_lib.legal_tokens(model_config, vocabulary, stops)
   policy = policy._replace(served=base.Served(
-      codec.requests, codec.probe, codec.stops,
-      np.flatnonzero(~legal).tolist(), settings.response_length))
+      codec.requests, codec.probe, tuple(codec.stops),
+      tuple(np.flatnonzero(~legal).tolist()), settings.response_length))
   return policy, base.Codec(
       matches=codec.matches, empty_history=(), remember=codec.remember,
       state=codec.state, num_tokens=settings.response_length,

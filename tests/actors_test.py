@@ -1,14 +1,19 @@
 """Tests of acting by inference servers: our own, and fakes that fail."""
 
 import json
+import threading
 
+from fastapi import testclient
 import httpx
 import jax
 import numpy as np
 import pytest
 
+from experiments import checks
+from experiments import rounds
 from experiments import serving
 from experiments import setups
+from experiments import train
 from experiments import worlds
 from step_jax.algorithm import types
 from step_jax.policies import base as policies
@@ -20,6 +25,7 @@ from step_jax.rollout.actors import engine as engine_lib
 from step_jax.rollout.actors import fleet as fleet_lib
 from step_jax.rollout.actors import local
 from step_jax.rollout.actors import messages
+from step_jax.rollout.actors import serve
 from tests import fake_servers
 from tests import fake_world
 from tests import vision_language_test
@@ -267,7 +273,7 @@ def test_a_round_outlives(setup, params, servers, name):
 ])
 def test_a_response_is_what_it_has_to_be(ids, log_probs, message):
   draw = messages.Draw(.7, 0, 1, policies.Served(
-      None, None, stop_ids=[9], illegal_ids=[4], num_tokens=3), '')
+      None, None, stop_ids=(9,), illegal_ids=(4,), num_tokens=3), '')
   if message is None:
     sample = messages.read_sample([(ids, log_probs)], draw)
     np.testing.assert_array_equal(sample.tokens, [ids + [0] * (3 - len(ids))])
@@ -336,3 +342,62 @@ def test_what_is_published_is_used_from_then_on(setup, params, servers, engine):
   _check_log_probs(setup, scaled, collection.trajectory)
   assert len(list(remote._folder.iterdir())) == 2
   assert engine._version.endswith('-000003')
+
+
+def test_a_run_stops_when_its_servers_do_and_goes_on(
+    engine, folder, setup, servers, tmp_path, monkeypatch):
+  """With step-level groups; evaluations at its ends are by servers, too."""
+  monkeypatch.setattr(
+      worlds, 'make_pool', lambda world, config: fake_world.LocalPool(
+          world.make_env, num_workers=config.env.num_workers))
+  fakes, addresses = servers
+  config = setup.config.copy_and_resolve_references()
+  config.update_from_flattened_dict({
+      'actor.addresses': addresses, 'num_rounds': 2, 'num_base_tasks': 1,
+      'group_size': 4, 'env.num_workers': 2, 'eval_episodes': 1,
+      'warm_start.demonstrations': 0, 'optimizer.num_minibatches': 1,
+      'low_threshold': 1.})
+  play_round, ends = rounds.play_round, []
+
+  def play(setup, state, round_index, *rest):
+    if round_index == 1 and not ends:
+      ends.append(setup.remote)
+      for fake in fakes:
+        fake.is_down = True
+      setup.remote._fleet._timeout = .1
+    return play_round(setup, state, round_index, *rest)
+
+  monkeypatch.setattr(rounds, 'play_round', play)
+  with pytest.raises(checks.RunError, match='no inference server'):
+    train.train(config, tmp_path / 'run')
+  for fake in fakes:
+    fake.is_down = False
+  train.train(config, tmp_path / 'run')
+  rows = [json.loads(line) for line in (
+      tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
+  assert [row['round'] for row in rows] == [0, 1]
+  for row in rows:
+    assert row['trajectories'] == row['valid_trajectories'] == 4
+    assert row['environment_steps'] == 8
+  assert len(list((tmp_path / 'run' / 'served').iterdir())) == 2
+  assert not [name for name in threading.enumerate() if name.name == 'servers']
+
+
+@pytest.mark.parametrize('changes, message', [
+    ({'top_p': .9}, 'top_p'), ({'min_new_tokens': 2}, 'min_new_tokens'),
+    ({'n': 0}, 'n from 1'), ({'logit_bias': {'7': 1.}}, 'logit_bias'),
+    ({'max_new_tokens': 0}, 'num_tokens'),
+    ({'stop_token_ids': [10**7]}, 'stop ids'), (None, 'sampling_params')])
+def test_our_server_says_what_it_does_not_know(
+    engine, folder, changes, message):
+  app = testclient.TestClient(serve.make_app(engine))
+  options = {'max_new_tokens': 3, 'stop_token_ids': [2]}
+  answer = app.post('/generate', json={
+      'input_ids': [5], **({} if changes is None else {
+          'sampling_params': options | changes})})
+  assert answer.status_code == 400 and message in answer.text
+  answer = app.post('/update_weights_from_disk', json={
+      'model_path': str(folder)})
+  assert answer.status_code == 400 and 'config.json' in answer.text
+  assert app.get('/health').status_code == 200
+  assert serve.main([f'--checkpoint={folder}']) == 2

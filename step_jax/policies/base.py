@@ -1,6 +1,6 @@
 """What a policy is: pure functions over tokens, log-probs and masks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import chex
@@ -88,8 +88,8 @@ class Served(NamedTuple):
   """What an inference server has to know to draw what `sample` draws."""
   requests: Callable[[Any], list[Request]]  # of stored rows, [B, ...]
   probe: Callable[[], tuple[Request, Any]]  # and what `log_prob` reads of it
-  stop_ids: Sequence[int]  # tokens that end a response
-  illegal_ids: Sequence[int]  # tokens that it may not write
+  stop_ids: tuple[int, ...]  # tokens that end a response
+  illegal_ids: tuple[int, ...]  # tokens that it may not write
   num_tokens: int  # L
 
 
