@@ -21,6 +21,7 @@ from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import workers
 from step_jax.rollout.actors import alternatives
 from step_jax.rollout.actors import base as actors
+from step_jax.rollout.actors import continuous
 from step_jax.rollout.actors import engine as engine_lib
 from step_jax.rollout.actors import fleet as fleet_lib
 from step_jax.rollout.actors import local
@@ -406,3 +407,34 @@ def test_our_server_says_what_it_does_not_know(
   assert answer.status_code == 400 and 'config.json' in answer.text
   assert app.get('/health').status_code == 200
   assert serve.main([f'--checkpoint={folder}']) == 2
+
+
+def test_slots_give_what_a_call_gives(tmp_path):
+  """Rows come while others are answered; some responses end early."""
+  config = vision_language_test.make_config(**{
+      'policy.response_length': 12, 'max_steps': 3, 'env.tasks': ('click',)})
+  setup = setups.make_setup(config, worlds.make_world(config, workdir=tmp_path))
+  assert setup.policy.slots is not None
+  params = setup.policy.init(jax.random.key(0))
+  stop, = setup.policy.served.stop_ids[:1]
+  params['text']['head'] = params['text']['head'].at[stop].multiply(8.)
+  collected = []
+  for actor in (local.Local(setup.policy, batch_size=2),
+                continuous.Continuous(setup.policy, num_slots=2)):
+    actor.publish(params, 1)
+    with fake_world.LocalPool(setup.world.make_env, num_workers=3) as pool:
+      collected.append(collect_lib.collect(
+          pool, _JOBS, actor, actors.Player(None, _KEY, .7),
+          example=setup.world.example, codec=setup.codec, num_tokens=12,
+          max_steps=3).trajectory)
+  one, other = (
+      trajectory.replace(log_probs=0) for trajectory in collected)
+  jax.tree.map(np.testing.assert_array_equal, *map(_comparable, (one, other)))
+  np.testing.assert_allclose(*(
+      trajectory.log_probs for trajectory in collected), atol=1e-5)
+  lengths = one.token_mask.sum(axis=-1)
+  assert 1 <= lengths.min() < lengths.max()
+  assert setup.policy.slots.decode._cache_size() == 1
+  with pytest.raises(ValueError, match='candidates'):
+    actor.submit(actors.Rows(np.zeros(1), np.zeros(1), {}, ()), rng_key=_KEY,
+                 temperature=.7, candidates=(1, 2))

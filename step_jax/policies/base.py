@@ -93,6 +93,17 @@ class Served(NamedTuple):
   num_tokens: int  # L
 
 
+class Slots(NamedTuple):
+  """Sampling row by row in W slots; a state is passed on and donated."""
+  start: Callable[..., Any]  # (params, loaded row, num_slots=) -> state
+  # (params, state, key, loaded row, slot, temperature=) -> state
+  admit: Callable[..., Any]
+  # (params, state, temperature=, chunk=) -> state, at most `chunk` tokens on
+  decode: Callable[..., Any]
+  # state -> [W] bool, the slots that are free; and their ActionSample [W, L]
+  read: Callable[[Any], tuple[chex.Array, ActionSample]]
+
+
 class Policy(NamedTuple):
   """A network as pure functions; observations are pytrees of [B, ...].
 
@@ -109,6 +120,7 @@ class Policy(NamedTuple):
   sample_many: SampleManyFn | None = None
   frozen: Frozen = NOTHING_FROZEN
   served: Served | None = None  # where servers can stand in for `sample`
+  slots: Slots | None = None  # where rows can be sampled one by one
 
 
 class MatchFn(Protocol):
