@@ -78,6 +78,20 @@ def base_config() -> ml_collections.ConfigDict:
   config.policy.vocabulary = 1024  # rows of the hashed word table
   config.policy.acting_batch_size = 4  # rows of a policy call
 
+  # Who answers rows: the policy in this process ('local'), or inference servers
+  # ('sglang' or 'vllm'), for policy.name 'qwen_vl' with a checkpoint.
+  config.actor = ml_collections.ConfigDict()
+  config.actor.name = 'local'
+  config.actor.addresses = ()  # such as 'http://10.0.0.1:30000'
+  config.actor.timeout = 120.0  # seconds for an answer, or for one to come back
+  # Nats by which a server's log-probs of a fixed prompt may differ from our own
+  # model's, on average, when it has loaded parameters.
+  config.actor.bound = 0.1  # [choice]
+  config.actor.dtype = 'bfloat16'  # of the parameters that it loads
+  # They are written there, by the same path for all machines; empty: served/ of
+  # the run's folder.
+  config.actor.folder = ''
+
   config.warm_start = ml_collections.ConfigDict()
   config.warm_start.demonstrations = 10  # a task; 0 starts from nothing
   config.warm_start.num_steps = 300  # imitation steps

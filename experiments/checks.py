@@ -6,6 +6,7 @@ import json
 import math
 import pathlib
 from typing import Any
+import urllib.parse
 
 import ml_collections
 
@@ -21,6 +22,7 @@ FREE_FIELDS = (
     'num_rounds', 'checkpoint_every', 'eval_every', 'eval_episodes',
     'episodes.rounds', 'episodes.slots', 'episodes.eval_slots',
     'episodes.picture_size', 'mesh.data', 'mesh.model',
+    'actor.addresses', 'actor.timeout', 'actor.folder',
     'env.num_workers', 'env.description', 'env.step_timeout',
     'env.start_timeout', 'env.arguments.addresses',
     'env.arguments.step_timeout',
@@ -43,7 +45,8 @@ _NOT_NEGATIVE = (
     'warm_start.demonstrations')
 _POSITIVE = (
     'sharpness', 'temperature', 'optimizer.learning_rate',
-    'optimizer.max_grad_norm', 'env.step_timeout', 'env.start_timeout',
+    'optimizer.max_grad_norm', 'actor.timeout', 'actor.bound',
+    'env.step_timeout', 'env.start_timeout',
     'warm_start.learning_rate')
 _SHARES = ('low_threshold', 'ema_decay', 'optimizer.clip_low')
 
@@ -104,6 +107,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
          "'element', 'grid' or 'qwen_vl'")
   if config.policy.name == 'qwen_vl':
     _check_vision_language(config, expect)
+  _check_actor(config, expect)
   expect('policy.num_heads', config.policy.width % config.policy.num_heads
          == 0, 'a divisor of policy.width')
   method = methods.METHODS[config.method]
@@ -112,6 +116,26 @@ def check_config(config: ml_collections.ConfigDict) -> None:
            f'even and at least 4, as method {config.method} needs')
   elif config.method in ('trajectory_grpo', 'step_grpo', 'rloo', 'gigpo'):
     expect('group_size', config.group_size >= 2, 'at least 2')
+
+
+def _check_actor(
+    config: ml_collections.ConfigDict,
+    expect: Callable[[str, bool, str], None]) -> None:
+  """Inference servers: which ones, and of what they can be."""
+  actor = config.actor
+  expect('actor.name', actor.name in ('local', 'sglang', 'vllm'),
+         "'local', 'sglang' or 'vllm'")
+  expect('actor.dtype', actor.dtype in ('float32', 'bfloat16'),
+         "'float32' or 'bfloat16'")
+  if actor.name == 'local':
+    return
+  expect('actor.addresses', len(actor.addresses) > 0 and all(
+      isinstance(address, str) and urllib.parse.urlsplit(address).scheme in (
+          'http', 'https') for address in actor.addresses),
+         "a tuple of addresses such as 'http://10.0.0.1:30000'")
+  expect('actor.name', config.policy.name == 'qwen_vl'
+         and bool(config.policy.checkpoint),
+         "'local' without a policy.checkpoint, which servers load")
 
 
 def _check_vision_language(

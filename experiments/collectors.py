@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import checks
+from experiments import serving
 from experiments import worlds
 from step_jax.policies import base
 from step_jax.rollout import collect as collect_lib
@@ -42,6 +43,10 @@ def open_collector(
     UserError: no environment can be made, or what it shows does not fit the
       policy, for the reason that is told.
   """
+  if setup.remote and jax.process_count() > 1:
+    raise checks.UserError(
+        "expected actor.name 'local' with --distributed, as the hosts draw "
+        f'actions themselves, got {setup.config.actor.name!r}')
   if setup.world.simulator is not None:
     yield simulated(setup, hosts.agreed(should_stop))
     return
@@ -54,6 +59,8 @@ def open_collector(
     except RuntimeError as error:
       raise checks.UserError(str(error)) from error
     pool = stack.enter_context(worlds.make_pool(setup.world, setup.config))
+    if setup.remote is not None:
+      stack.enter_context(setup.remote)
     try:
       while not pool.wait_for_start(collect_lib.POLL_SECONDS):
         if should_stop():
@@ -68,27 +75,30 @@ def _in_processes(
     progress: progress_lib.RunProgress, should_stop: Callable[[], bool],
 ) -> Collector:
   batch_size = setup.acting_batch_size
-  policy = local.Local(setup.policy, batch_size=batch_size)
+  policy: actors.Actor = setup.remote or local.Local(
+      setup.policy, batch_size=batch_size)
   expert = local.Immediate(functools.partial(
       local.expert_actor, encode=setup.codec.encode))
-  version = 0
   play: Callable[..., collect_lib.Collection] = functools.partial(
       collect_lib.collect, pool, example=setup.world.example,
       codec=setup.codec, num_tokens=setup.codec.num_tokens,
-      max_steps=setup.config.max_steps, batch_size=batch_size)
+      max_steps=setup.config.max_steps)
   if jax.process_count() > 1:
     play = _channel(setup, should_stop).leading(play)
+  published, version = None, 0
 
   def collect(jobs, player, name):
-    nonlocal version
-    actor: actors.Actor = expert
-    if player is not None:
-      version += 1
-      actor = policy
-      actor.publish(player.params, version)
-    collection = play(
-        jobs, actor, player or actors.EXPERT, should_stop=should_stop,
-        on_progress=progress.episodes(name))
+    nonlocal published, version
+    with serving.telling():
+      if player is not None and player.params is not published:
+        version += 1
+        policy.publish(player.params, version)
+        published = player.params
+      collection = play(
+          jobs, policy if player else expert, player or actors.EXPERT,
+          # Servers make their own batches.
+          batch_size=None if setup.remote and player else batch_size,
+          should_stop=should_stop, on_progress=progress.episodes(name))
     num_lost = int((~collection.trajectory.valid).sum())
     if 2 * num_lost > len(jobs):
       progress.say(f'{name}: {num_lost} of {len(jobs)} episodes were lost, the '

@@ -9,7 +9,6 @@ The folder can be another run's `policy.checkpoint`, or be served.
 
 from collections.abc import Sequence
 import pathlib
-import shutil
 import sys
 
 if __name__ == '__main__':  # run as a script, from anywhere
@@ -20,12 +19,10 @@ import ml_collections
 
 from experiments import checks
 from experiments import commands
+from experiments import serving
 from experiments import setups
 from experiments import train
 from experiments import worlds
-from step_jax.runs import files
-
-_WEIGHTS = ('config.json', '*.safetensors', '*.safetensors.index.json')
 
 
 def export(config: ml_collections.ConfigDict, workdir: pathlib.Path,
@@ -48,29 +45,10 @@ def export(config: ml_collections.ConfigDict, workdir: pathlib.Path,
         'random model, which nothing else reads')
   if output.exists() and any(output.iterdir()):
     raise checks.UserError(f'expected {output} to be empty, got files in it')
-  from experiments import vision_language  # their packages are an extra
-  from step_jax.policies.qwen_vl import checkpoint
-  from step_jax.policies.qwen_vl import saving
   setup = setups.make_setup(
       config, worlds.make_world(config, workdir=workdir))
-  policy, source = setup.policy, pathlib.Path(config.policy.checkpoint)
-  params = policy.frozen.join(
-      train.newest_params(setup, workdir), policy.frozen.get())
-  lora = vision_language.make_lora(config.policy.lora)
-  if lora is not None:
-    from step_jax.policies.qwen_vl import adapters
-    params = adapters.merge(params, lora)
-  with files.writing(output):
-    saving.save_params(
-        output, checkpoint.read_config(source), params, dtype=dtype)
-    _copy_others(source, output)
-
-
-def _copy_others(source: pathlib.Path, output: pathlib.Path) -> None:
-  """Tokenizer, processor and generation settings."""
-  for path in source.iterdir():
-    if path.is_file() and not any(map(path.match, _WEIGHTS)):
-      shutil.copy(path, output)
+  serving.save(config.policy, setup.policy, output,
+               train.newest_params(setup, workdir), dtype=dtype)
 
 
 def main(argv: Sequence[str]) -> int:

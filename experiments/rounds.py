@@ -17,6 +17,7 @@ import numpy as np
 from experiments import checks
 from experiments import collectors
 from experiments import policies
+from experiments import serving
 from experiments import setups
 from step_jax.algorithm import credit
 from step_jax.algorithm import samplers
@@ -26,6 +27,7 @@ from step_jax.policies import base
 from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import episodes
 from step_jax.rollout import redrawing
+from step_jax.rollout.actors import alternatives
 from step_jax.runs import signals
 
 
@@ -175,14 +177,20 @@ def _assign(
   sample = _sample_fn(setup.policy, config.temperature)
   augment: Callable[..., types.RoundBatch] = functools.partial(
       credit.augment_steps, sample_fn=sample)
-  if setup.policy.load is not None:
+  if setup.remote is not None:
+    augment = functools.partial(
+        alternatives.augment_steps, actor=setup.remote,
+        temperature=config.temperature)
+  elif setup.policy.load is not None:
     augment = functools.partial(
         streaming.augment_steps, load=policies.make_loader(setup.policy),
         sample_many=sample, micro_batch_size=setup.acting_batch_size)
-  batch = augment(
-      rollout_key, state.learner.params, singles, low,
-      matches_fn=setup.codec.matches, max_steps=config.max_steps,
-      num_candidates=config.group_size // 2, group_weight=config.group_weight)
+  with serving.telling():
+    batch = augment(
+        rollout_key, state.learner.params, singles, low,
+        matches_fn=setup.codec.matches, max_steps=config.max_steps,
+        num_candidates=config.group_size // 2,
+        group_weight=config.group_weight)
   return batch, success_rate, int(low.sum())
 
 

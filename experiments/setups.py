@@ -13,6 +13,7 @@ import optax
 
 from experiments import checks
 from experiments import policies
+from experiments import serving
 from experiments import worlds
 from step_jax.algorithm import methods
 from step_jax.algorithm import samplers
@@ -32,6 +33,7 @@ class Setup(NamedTuple):
   codec: base.Codec
   learner: learner_lib.Learner
   placement: placement_lib.Placement
+  remote: Any = None  # `server.Remote`, where inference servers act
 
   @property
   def acting_batch_size(self) -> int:
@@ -51,11 +53,12 @@ class Setup(NamedTuple):
 
 def make_setup(
     config: ml_collections.ConfigDict, world: worlds.World) -> Setup:
-  """Builds the policy, the optimiser and the learner."""
+  """Builds the policy, the optimiser, the learner and what acts elsewhere."""
   placement = policies.make_placement(config)
   policy, codec = policies.make_policy(config, world, placement)
   return Setup(config, world, methods.METHODS[config.method], policy, codec,
-               make_learner(config, policy, placement), placement)
+               make_learner(config, policy, placement), placement,
+               serving.make_remote(config, policy, world))
 
 
 @functools.cache

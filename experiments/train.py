@@ -127,7 +127,8 @@ def evaluate_run(
     and for task files `results/` in OSWorld's layout.
   """
   setup = setups.make_setup(config, worlds.make_world(config, workdir=workdir))
-  shown = setup._replace(world=worlds.make_world(config, split, workdir))
+  shown = setup._replace(  # the servers are the run's
+      world=worlds.make_world(config, split, workdir), remote=None)
   params = setup.policy.init(jax.random.key(config.seed)) if fresh else (
       newest_params(setup, workdir))
   _tell_tasks(shown.world, workdir / f'skipped_tasks_{split}.json')
@@ -311,10 +312,9 @@ def _report(
       metrics.read_json(workdir / f'{name}.json')
       for name in ('initial_evaluation', 'evaluation'))
   progress.console.print(evaluation_lib.make_table(before, after))
-  environment = setup.config.env
   paths = report.write_report(
       workdir / 'report', log.rows, setup.world.tasks,
-      environment=environment.description or environment.name,
+      environment=setup.config.env.description or setup.config.env.name,
       initial_success_rate=evaluation_lib.success_rates(before).mean())
   progress.say('pictures: ' + ', '.join(str(path) for path in paths))
   for purpose, command in (

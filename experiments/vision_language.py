@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import ml_collections
+import numpy as np
 from PIL import Image
 import tokenizers
 
@@ -73,6 +74,10 @@ def make_policy(
       num_tokens=settings.response_length, stops=stops, dtype=options.dtype,
       remat=options.remat, placement=placement,
       lora=make_lora(options.lora), frozen_dtype=options.lora.frozen_dtype)
+  legal = policy_lib.legal_tokens(model_config, vocabulary, stops)
+  policy = policy._replace(served=base.Served(
+      codec.requests, codec.probe, tuple(codec.stops),
+      tuple(np.flatnonzero(~legal).tolist()), settings.response_length))
   return policy, base.Codec(
       matches=codec.matches, empty_history=(), remember=codec.remember,
       state=codec.state, num_tokens=settings.response_length,

@@ -1,8 +1,12 @@
 """Tests of the sentences that users get."""
+import sys
+
 import ml_collections
 import pytest
 
+from configs import vlm_tiny
 from experiments import checks
+from experiments import serving
 from step_jax.algorithm import methods
 from tests import fake_config
 
@@ -57,6 +61,10 @@ def _config(**changes):
     ('optimizer.num_epochs', 0),
     ('optimizer.num_minibatches', 0),
     ('optimizer.micro_batch_size', 0),
+    ('actor.name', 'tgi'),
+    ('actor.dtype', 'int8'),
+    ('actor.timeout', 0.),
+    ('actor.bound', _NAN),
     ('env.num_workers', 0),
     ('env.step_timeout', 0.),
     ('env.step_timeout', _NAN),
@@ -80,6 +88,30 @@ def test_a_bad_value_is_named(field, value):
   assert message.startswith(f'expected {field} to be ')
   assert message.endswith(f', got {value!r}')
   assert '\n' not in message
+
+
+@pytest.mark.parametrize('addresses, checkpoint, field', [
+    ((), '.', 'actor.addresses'), (('10.0.0.1:30000',), '.', 'actor.addresses'),
+    (('http://10.0.0.1:30000', 7), '.', 'actor.addresses'),
+    (['http://10.0.0.1:30000'], '', 'actor.name'),
+    (['http://10.0.0.1:30000'], '.', None)])
+def test_inference_servers_have_addresses_and_a_checkpoint(
+    addresses, checkpoint, field):
+  config = vlm_tiny.get_config()
+  with config.unlocked():
+    config.actor.name, config.actor.addresses = 'sglang', addresses
+  config.policy.checkpoint = checkpoint
+  if field is None:
+    checks.check_config(config)
+    return
+  with pytest.raises(checks.UserError, match=f'^expected {field} to be '):
+    checks.check_config(config)
+
+
+def test_servers_need_a_package(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'step_jax.rollout.actors.server', None)
+  with pytest.raises(checks.UserError, match='pip install -e .*server'):
+    serving.make_remote(_config(**{'actor.name': 'vllm'}), None, None)
 
 
 @pytest.mark.parametrize('method', methods.METHODS)

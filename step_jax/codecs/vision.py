@@ -8,7 +8,8 @@ A stored row names a picture and holds the ids of a prompt:
   element_box [E, 4] float32  of elements where they are known, for `matches`
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+import io
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +30,7 @@ from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
 from step_jax.policies.qwen_vl import vocabulary as vocabulary_lib
 
 _PADDING = -1
+_PROBE = 'Do click.'  # an instruction of few tokens
 
 
 class Sizes(NamedTuple):
@@ -150,13 +152,44 @@ class VisionCodec:
 
   def load(self, observation: Any) -> inputs_lib.Inputs:
     """Stored rows as what the model reads."""
-    prompt = np.asarray(observation['prompt'])
-    vision = self._config.vision
-    assert vision is not None
+    return self._load(np.asarray(observation['prompt']), map(
+        self._get_picture, np.asarray(observation['screenshot']).tolist()))
+
+  def requests(self, observation: Any) -> list[base.Request]:
+    """Stored rows as an inference server reads them.
+
+    A picture is made as small as the model sees it, so that no server has to
+    agree on how that is done.
+    """
+    return [
+        self._request(prompt[prompt != _PADDING], self._get_picture(number))
+        for prompt, number in zip(
+            observation['prompt'],
+            np.asarray(observation['screenshot']).tolist())]
+
+  def probe(self) -> tuple[base.Request, inputs_lib.Inputs]:
+    """A prompt that never changes: its request, and what the model reads."""
+    width, height = self._sizes.screen_size
+    ids = np.array(self._prompt(self._count((height, width))[0], _PROBE, []))
+    picture = Image.linear_gradient('L').resize((width, height))
+    prompt = np.full((1, self._sizes.prompt_length), _PADDING, np.int32)
+    prompt[0, -len(ids):] = ids
+    return self._request(ids, picture), self._load(prompt, [picture])
+
+  def _request(self, ids: np.ndarray, picture: Image.Image) -> base.Request:
+    vision = self._vision()
+    resized = images.resize(
+        np.asarray(picture.convert('RGB')),
+        vision.patch_size * vision.merge_size, **self._pixels())
+    file = io.BytesIO()
+    Image.fromarray(resized).save(file, 'PNG', compress_level=1)
+    return base.Request(ids.tolist(), [file.getvalue()])
+
+  def _load(self, prompt: np.ndarray, pictures: Iterable[Image.Image]
+            ) -> inputs_lib.Inputs:
     pixels, grids = zip(*(
-        images.to_patches(np.asarray(self._get_picture(number).convert('RGB')),
-                          vision, **self._pixels())
-        for number in np.asarray(observation['screenshot']).tolist()))
+        images.to_patches(np.asarray(picture.convert('RGB')), self._vision(),
+                          **self._pixels()) for picture in pictures))
     return inputs_lib.make_inputs(
         self._config, prompt, prompt != _PADDING, np.concatenate(pixels),
         np.stack(grids), buckets=inputs_lib.Buckets(
@@ -191,8 +224,7 @@ class VisionCodec:
 
   def _count(self, size: Sequence[int]) -> tuple[int, int]:
     """Tokens and patches of a picture of (height, width)."""
-    vision = self._config.vision
-    assert vision is not None
+    vision = self._vision()
     height, width = images.smart_resize(
         *size, factor=vision.patch_size * vision.merge_size, **self._pixels())
     grid = np.array(
@@ -200,6 +232,10 @@ class VisionCodec:
     return images.num_tokens(grid, vision.merge_size), (
         positions.padded_patches(
             grid[None], merge_size=vision.merge_size, window=vision.window))
+
+  def _vision(self) -> config_lib.VisionConfig:
+    assert self._config.vision is not None
+    return self._config.vision
 
   def _pixels(self) -> dict[str, int]:
     return {'min_pixels': self._sizes.min_pixels,

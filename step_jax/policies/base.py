@@ -78,6 +78,32 @@ class Frozen(NamedTuple):
 NOTHING_FROZEN = Frozen(lambda: None, lambda learned, frozen: learned)
 
 
+class Request(NamedTuple):
+  """What an inference server reads in the place of a row."""
+  input_ids: list[int]  # without padding
+  pictures: list[bytes]  # PNG, of the size at which the model sees them
+
+
+class Served(NamedTuple):
+  """What an inference server has to know to draw what `sample` draws."""
+  requests: Callable[[Any], list[Request]]  # of stored rows, [B, ...]
+  probe: Callable[[], tuple[Request, Any]]  # and what `log_prob` reads of it
+  stop_ids: tuple[int, ...]  # tokens that end a response
+  illegal_ids: tuple[int, ...]  # tokens that it may not write
+  num_tokens: int  # L
+
+
+class Slots(NamedTuple):
+  """Sampling row by row in W slots; a state is passed on and donated."""
+  start: Callable[..., Any]  # (params, loaded row, num_slots=) -> state
+  # (params, state, key, loaded row, slot, temperature=) -> state
+  admit: Callable[..., Any]
+  # (params, state, temperature=, chunk=) -> state, at most `chunk` tokens on
+  decode: Callable[..., Any]
+  # state -> [W] bool, the slots that are free; and their ActionSample [W, L]
+  read: Callable[[Any], tuple[chex.Array, ActionSample]]
+
+
 class Policy(NamedTuple):
   """A network as pure functions; observations are pytrees of [B, ...].
 
@@ -93,6 +119,8 @@ class Policy(NamedTuple):
   load: LoadFn | None = None
   sample_many: SampleManyFn | None = None
   frozen: Frozen = NOTHING_FROZEN
+  served: Served | None = None  # where servers can stand in for `sample`
+  slots: Slots | None = None  # where rows can be sampled one by one
 
 
 class MatchFn(Protocol):

@@ -143,12 +143,12 @@ class Channel:
       self, collect: Callable[..., collect_lib.Collection]
   ) -> Callable[..., collect_lib.Collection]:
     """`collect.collect` of a pool, as the followers are told of it."""
-    def lead(jobs, actor, player, *, should_stop, on_progress):
-      del should_stop  # by `_exchange`, for all hosts
+    def lead(jobs, actor, player, *, should_stop, **options):
+      del should_stop  # `_exchange` asks it, for all hosts
       try:
         collection = collect(
             jobs, _Leading(actor, self._send_rows), player,
-            should_stop=self._beat, on_progress=on_progress)
+            should_stop=self._beat, **options)
       except Exception as error:  # whatever it is: told, and raised
         self._exchange(_FAILURE, str(error).encode())
         raise

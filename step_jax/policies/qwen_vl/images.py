@@ -81,18 +81,11 @@ def to_patches(
   Raises:
     ValueError: for another kind of array, or a shape that no size fits.
   """
-  image = np.asarray(image)
-  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-    raise ValueError(
-        f'expected an image [H, W, 3] of uint8, got {image.shape} of '
-        f'{image.dtype}')
   size, merge = vision.patch_size, vision.merge_size
-  height, width = smart_resize(
-      *image.shape[:2], factor=size * merge, min_pixels=min_pixels,
-      max_pixels=max_pixels)
-  resized = Image.fromarray(image).resize(
-      (width, height), Image.Resampling.BICUBIC)
-  pixels = (np.asarray(resized, np.float32) / 255 - _MEAN) / _DEVIATION
+  resized = resize(
+      image, size * merge, min_pixels=min_pixels, max_pixels=max_pixels)
+  height, width = resized.shape[:2]
+  pixels = (resized.astype(np.float32) / 255 - _MEAN) / _DEVIATION
   rows, columns = height // size, width // size
   blocks = pixels.reshape(
       rows // merge, merge, size, columns // merge, merge, size, 3)
@@ -102,6 +95,35 @@ def to_patches(
   return (
       frames.reshape(rows * columns, vision.patch_width),
       np.array([1, rows, columns]))
+
+
+def resize(
+    image: np.ndarray, factor: int, *, min_pixels: int, max_pixels: int
+) -> np.ndarray:
+  """An image as large as the model sees it.
+
+  Args:
+    image: `[H, W, 3]` uint8.
+    factor: see `smart_resize`.
+    min_pixels: see `smart_resize`.
+    max_pixels: see `smart_resize`.
+
+  Returns:
+    The same kind of array; what has that size already stays as it is.
+
+  Raises:
+    ValueError: for another kind of array, or a shape that no size fits.
+  """
+  image = np.asarray(image)
+  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    raise ValueError(
+        f'expected an image [H, W, 3] of uint8, got {image.shape} of '
+        f'{image.dtype}')
+  height, width = smart_resize(
+      *image.shape[:2], factor=factor, min_pixels=min_pixels,
+      max_pixels=max_pixels)
+  return np.asarray(Image.fromarray(image).resize(
+      (width, height), Image.Resampling.BICUBIC))
 
 
 def num_tokens(grid: np.ndarray, merge_size: int) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import safetensors
 
 from step_jax.policies import base
@@ -15,6 +16,7 @@ from step_jax.policies.qwen_vl import checkpoint
 from step_jax.policies.qwen_vl import config as config_lib
 from step_jax.policies.qwen_vl import model as model_lib
 from step_jax.policies.qwen_vl import sampling
+from step_jax.policies.qwen_vl import slots as slots_lib
 from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
 from step_jax.policies.qwen_vl import vocabulary as vocabulary_lib
 
@@ -60,17 +62,26 @@ def make_policy(
   model = model_lib.Model(
       config, dtype=dtype, remat=remat, attention_chunk=_QUERIES,
       placement=placement)
-  make = functools.partial(
-      sampling.make_policy, num_tokens=num_tokens,
+  options: dict[str, Any] = dict(
+      num_tokens=num_tokens,
       stop_ids=[vocabulary.find(token) for token in stops],
-      legal=vocabulary.legal(config.text.vocabulary, (*stops, *_BOXES)))
+      legal=legal_tokens(config, vocabulary, stops))
+  make = functools.partial(sampling.make_policy, **options)
   dtype = frozen_dtype if lora else jnp.float32
   init = _initialiser(source, model, placement, dtype)
   if lora is None:
     functions = make(model)
     return base.Policy(init, functions.sample, functions.log_prob, load,
-                       functions.sample_many)
+                       functions.sample_many,
+                       slots=slots_lib.make_slots(model, **options))
   return _adapted(model, make, init, load, lora)
+
+
+def legal_tokens(
+    config: config_lib.Config, vocabulary: vocabulary_lib.Vocabulary,
+    stops: Sequence[str]) -> np.ndarray:
+  """`[V]` bool, the tokens that a policy may write."""
+  return vocabulary.legal(config.text.vocabulary, (*stops, *_BOXES))
 
 
 def _initialiser(

@@ -9,6 +9,10 @@ import numpy as np
 from step_jax.policies import base
 
 
+class ActorError(RuntimeError):
+  """An actor that cannot go on; its message is one sentence."""
+
+
 class Rows(NamedTuple):
   """The environments that wait for an action."""
   slots: np.ndarray  # [R] int

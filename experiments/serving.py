@@ -1,0 +1,100 @@
+"""Inference servers that a config names: what they load, and the actor."""
+
+from collections.abc import Iterator
+import contextlib
+import functools
+import pathlib
+import shutil
+from typing import Any
+
+import ml_collections
+
+from experiments import checks
+from experiments import worlds
+from step_jax.policies import base
+from step_jax.rollout.actors import base as actors
+from step_jax.runs import files
+
+_WEIGHTS = ('config.json', '*.safetensors', '*.safetensors.index.json')
+
+
+def make_remote(
+    config: ml_collections.ConfigDict, policy: base.Policy,
+    world: worlds.World) -> Any:
+  """The actor of a config's inference servers; None if there are none.
+
+  Args:
+    config: of the run, checked.
+    policy: has `served`.
+    world: of the run; parameters are written beside its pictures, unless
+      `actor.folder` is another place.
+
+  Raises:
+    UserError: a package is missing.
+  """
+  options = config.actor
+  if options.name == 'local':
+    return None
+  try:
+    from step_jax.rollout.actors import server  # httpx is an extra
+    from step_jax.rollout.actors import sglang
+    from step_jax.rollout.actors import vllm
+  except ModuleNotFoundError as error:
+    raise checks.UserError(
+        f'actor.name {options.name!r} needs the Python package {error.name}, '
+        "which is not installed; try pip install -e '.[server]'") from error
+  drive: Any = world.make_env
+  beside = pathlib.Path(drive.keywords['folder']).with_name('served')
+  dialects = {'sglang': sglang.DIALECT, 'vllm': vllm.DIALECT}
+  return server.Remote(
+      policy, dialects[options.name], tuple(options.addresses),
+      save=functools.partial(
+          save, config.policy, policy, dtype=options.dtype),
+      folder=pathlib.Path(options.folder or beside).absolute(),
+      temperature=config.temperature, bound=options.bound,
+      timeout=options.timeout)
+
+
+@contextlib.contextmanager
+def telling() -> Iterator[None]:
+  """Ends a run whose actor cannot go on.
+
+  Raises:
+    RunError: in the place of an ActorError.
+  """
+  try:
+    yield
+  except actors.ActorError as error:
+    raise checks.RunError(str(error)) from error
+
+
+def save(
+    options: ml_collections.ConfigDict, policy: base.Policy,
+    output: pathlib.Path, params: Any, *, dtype: str) -> None:
+  """Writes a folder that transformers and inference servers load.
+
+  Args:
+    options: `config.policy`, with a checkpoint.
+    policy: of the config.
+    output: made, if need be.
+    params: that learn; adapters among them are merged.
+    dtype: of the parameters in the files.
+
+  Raises:
+    WriteError: it cannot be written.
+  """
+  from experiments import vision_language  # their packages are an extra
+  from step_jax.policies.qwen_vl import checkpoint
+  from step_jax.policies.qwen_vl import saving
+  params = policy.frozen.join(params, policy.frozen.get())
+  lora = vision_language.make_lora(options.lora)
+  if lora is not None:
+    from step_jax.policies.qwen_vl import adapters
+    params = adapters.merge(params, lora)
+  source = pathlib.Path(options.checkpoint)
+  with files.writing(output):
+    saving.save_params(
+        output, checkpoint.read_config(source), params, dtype=dtype)
+    for path in source.iterdir():  # tokenizer, processor, generation settings
+      if path.is_file() and not any(map(path.match, _WEIGHTS)):
+        shutil.copy(path, output)
