@@ -35,6 +35,7 @@ from step_jax.runs import metrics
 from step_jax.runs import stopping
 from tests import fake_config
 from tests import fake_world
+from tests import trackers_test
 
 _NUM_TASKS = len(fake_world.TRAIN_TASKS)
 _NUM_SLOTS = 4 * 8
@@ -139,7 +140,8 @@ def _episodes(workdir):
 def made_run(tmp_path_factory):
   """Five rounds without interruption."""
   workdir = tmp_path_factory.mktemp('runs') / 'new' / 'run'
-  train.train(_config(num_rounds=5, eval_every=2), workdir)
+  train.train(_config(
+      num_rounds=5, eval_every=2, trackers=('tensorboard',)), workdir)
   return workdir
 
 
@@ -229,12 +231,29 @@ def test_evaluations_come_every_second_round_and_last(run):
 def test_the_folder_holds_what_was_promised(run):
   assert {path.name for path in run.iterdir()} == {
       'config.json', 'metrics.jsonl', 'success_rates.npy', 'evaluation.json',
-      'initial_evaluation.json', 'checkpoints', 'report', 'lock', 'episodes'}
+      'initial_evaluation.json', 'checkpoints', 'report', 'lock', 'episodes',
+      'tensorboard'}
   assert sorted(_digests(run)) == [4, 5]
   assert json.loads((run / 'config.json').read_text())['group_size'] == 8
   for name in ('learning_curve', 'signals', 'slots_per_task'):
     pixels = matplotlib.image.imread(run / 'report' / f'{name}.png')
     assert pixels.std() > .01
+
+
+def test_tensorboard_has_the_numbers_of_the_rows_and_ten_episodes(run):
+  scalars, pictures = trackers_test.read_events(run / 'tensorboard')
+  rows = _rows(run)
+  numbers = {name for row in rows for name in row} - {
+      'round', 'slots_per_task', 'successes_per_task'}
+  assert scalars.keys() == numbers
+  for row in rows:
+    for name in numbers & row.keys():
+      assert scalars[name][row['round']] == pytest.approx(row[name])
+  assert pictures.keys() == {
+      f'{name}/{i}' for name in ('before_training', 'episodes')
+      for i in range(10)}
+  assert list(pictures['episodes/9']) == [1, 3, 4]
+  assert pictures['before_training/0'][0].convert('L').getextrema()[0] < 90
 
 
 def test_a_run_is_shown_and_stays_as_it_is(run, tmp_path):
