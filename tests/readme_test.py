@@ -85,5 +85,7 @@ def test_the_site_is_built_without_a_warning(tmp_path):
   page = (tmp_path / 'reference.html').read_text()
   assert all(f'id="step_jax.{name}"' in page for name in step_jax.__all__
              if name not in ('METHODS', 'samplers'))
-  assert 'config.sharpness = 10.0' in (tmp_path / 'configs.html').read_text()
+  for page, text in (('configs', 'config.sharpness = 10.0'),
+                     ('metrics', 'replaced_fraction')):
+    assert text in (tmp_path / f'{page}.html').read_text()
   assert not re.findall('(?:src|href)="https://cdn', page)

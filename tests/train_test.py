@@ -30,6 +30,7 @@ from step_jax.rollout import redrawing
 from step_jax.rollout import workers
 from step_jax.runs import episodes as episodes_lib
 from step_jax.runs import evaluation as evaluation_lib
+from step_jax.runs import fields
 from step_jax.runs import files
 from step_jax.runs import metrics
 from step_jax.runs import stopping
@@ -159,6 +160,8 @@ def _in_training(job):
 def test_every_round_has_the_fields_of_the_contract(run):
   rows = _rows(run)
   assert [row['round'] for row in rows] == list(range(5))
+  assert {name for row in rows for name in row} == (
+      fields.FIELDS.keys() - {'eval_drawn_success_rate'})
   for row in rows:
     assert row.keys() >= _FIELDS
     assert all(isinstance(row[name], (int, float)) for name in _FIELDS)
@@ -449,7 +452,7 @@ def test_every_method_runs(run, method_runs, method):
   rows = _rows(workdir)
   assert len(rows) == 2
   for row in rows:
-    assert row.keys() >= _FIELDS
+    assert _FIELDS <= row.keys() <= fields.FIELDS.keys()
     assert None not in row.values()
     if methods.METHODS[method].sampler == 'uniform' and method != 'dapo':
       assert row['replaced_fraction'] == 0
@@ -510,8 +513,9 @@ def test_fixed_tasks_are_one_instance_and_draws_are_told_besides(
   for row in evaluation.values():
     assert row['episodes'] == row['drawn_episodes'] == 3
   drawn = evaluation_lib.success_rates(evaluation, 'drawn_')
-  assert _rows(tmp_path)[-1]['eval_drawn_success_rate'] == (
-      pytest.approx(drawn.mean()))
+  last = _rows(tmp_path)[-1]
+  assert last['eval_drawn_success_rate'] == pytest.approx(drawn.mean())
+  assert last.keys() == fields.FIELDS.keys()
 
 
 @pytest.fixture(scope='module', name='dapo_run')
