@@ -6,6 +6,7 @@ import gc
 import json
 import math
 import os
+import pathlib
 import re
 import shutil
 import signal
@@ -38,6 +39,7 @@ from tests import fake_config
 from tests import fake_world
 from tests import trackers_test
 
+_ROOT = pathlib.Path(__file__).parents[1]
 _NUM_TASKS = len(fake_world.TRAIN_TASKS)
 _NUM_SLOTS = 4 * 8
 # Of a run that was interrupted and one that was not, these differ.
@@ -591,6 +593,23 @@ def test_smoothing_by_ema(tmp_path, monkeypatch):
   assert expected.any()
   np.testing.assert_allclose(
       np.load(tmp_path / 'success_rates.npy')[-1], expected, rtol=1e-5)
+
+
+def test_the_tutorials_world_is_learned(tmp_path, monkeypatch):
+  """The page's files as they are; they share what the fake world compiles."""
+  page = (_ROOT / 'docs' / 'tutorial.md').read_text()
+  world, config = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
+  assert len(world.split('\n')) <= 42 and 'in 40 lines' in page
+  (tmp_path / 'lights.py').write_text(world)
+  monkeypatch.syspath_prepend(str(tmp_path))
+  names: dict = {}
+  exec(config, names)  # our own page
+  config = names['get_config']()
+  config.trackers = ()
+  train.train(config, tmp_path / 'run')
+  for name, low, high in (('initial_evaluation', 0, .2), ('evaluation', .9, 1)):
+    rates = metrics.read_json(tmp_path / 'run' / f'{name}.json')
+    assert low <= rates['two-lights']['success_rate'] <= high, name
 
 
 def _spy_on_rounds(monkeypatch, change=None):
