@@ -1,5 +1,6 @@
 """README's example runs, and what is public is documented."""
 
+import ast
 import inspect
 import pathlib
 import re
@@ -71,6 +72,26 @@ def test_every_link_of_a_page_is_there():
   for page in pages:
     for link in re.findall(r'\]\(([^)#]+)', page.read_text()):
       assert '://' in link or (page.parent / link).exists(), (page.name, link)
+
+
+def _texts(folder):
+  """All strings of the code, with {} for values."""
+  for path in (_ROOT / folder).rglob('*.py'):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.JoinedStr):
+        yield ''.join(part.value if isinstance(part, ast.Constant) else '{}'
+                      for part in node.values)
+      elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+
+
+def test_troubleshooting_quotes_what_the_program_says():
+  page = (_ROOT / 'docs' / 'troubleshooting.md').read_text()
+  quoted = re.findall(r'^\| `(.+?)` \| ', page, re.MULTILINE)
+  assert len(quoted) > 40 and page.count('\n| ') == len(quoted) + 4
+  said = [*_texts('experiments'), *_texts('step_jax')]
+  for sentence in quoted:
+    assert any(sentence in text for text in said), sentence
 
 
 def test_the_first_screen_is_short():
