@@ -23,8 +23,8 @@ FREE_FIELDS = (
     'trackers', 'episodes.rounds', 'episodes.slots', 'episodes.eval_slots',
     'episodes.picture_size', 'mesh.data', 'mesh.model',
     'env.num_workers', 'env.description', 'env.step_timeout',
-    'env.start_timeout', 'env.arguments.addresses',
-    'env.arguments.step_timeout',
+    'env.start_timeout', 'env.arguments.addresses', 'env.arguments.address',
+    'env.arguments.step_timeout', 'env.arguments.reset_timeout',
     'env.arguments.desktop_env_python', 'env.arguments.evaluator_processes',
     'env.arguments.task_timeout')
 
