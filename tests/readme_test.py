@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import pathlib
 import re
 import subprocess
@@ -68,7 +69,7 @@ def test_ci_runs_the_command_that_is_printed():
 
 
 def test_every_link_of_a_page_is_there():
-  pages = [_ROOT / 'README.md', *(_ROOT / 'docs').glob('*.md')]
+  pages = [_ROOT / 'README.md', *(_ROOT / 'docs').rglob('*.md')]
   for page in pages:
     for link in re.findall(r'\]\(([^)#]+)', page.read_text()):
       assert '://' in link or (page.parent / link).exists(), (page.name, link)
@@ -92,6 +93,24 @@ def test_troubleshooting_quotes_what_the_program_says():
   said = [*_texts('experiments'), *_texts('step_jax')]
   for sentence in quoted:
     assert any(sentence in text for text in said), sentence
+
+
+def test_the_results_are_those_of_their_files():
+  folder = _ROOT / 'docs' / 'results'
+  table = re.findall(r'^\| .*\| (\d+) \| (.*)\|$', (
+      folder / 'README.md').read_text(), re.MULTILINE)
+  said = [[int(x) for x in re.findall(r'\d+', f'{tasks} {rates}')]
+          for tasks, rates in table]
+  found = []
+  for names, field in ((('initial_evaluation', 'evaluation'), ''),
+                       (('initial_evaluation', 'evaluation'), 'drawn_'),
+                       (('evaluation_held_out',), '')):
+    rates = [[row[f'{field}success_rate'] for row in json.loads(
+        (folder / 'desk' / f'{name}.json').read_text()).values()]
+        for name in names]
+    found.append([len(rates[0]), *(round(100 * np.mean(x)) for x in rates)])
+  assert said == found
+  assert sum(path.stat().st_size for path in folder.rglob('*')) < 5e6
 
 
 def test_the_first_screen_is_short():
