@@ -36,6 +36,7 @@ from step_jax.runs import progress as progress_lib
 from step_jax.runs import report
 from step_jax.runs import signals
 from step_jax.runs import stopping
+from step_jax.runs import trackers
 
 
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -60,6 +61,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     if not hosts.is_leader():  # what it writes is nobody's
       workdir = pathlib.Path(
           stack.enter_context(tempfile.TemporaryDirectory()))
+      config = config.copy_and_resolve_references()
+      config.episodes.rounds, config.trackers = 0, ()
     setup = setups.make_setup(
         config, worlds.make_world(config, workdir=workdir))
     is_new = stack.enter_context(files.owned(workdir))
@@ -96,8 +99,11 @@ def _train(
     if state is None:
       state = _start(setup, collect, progress, stop)
       _save(checkpoints, 0, state)
-    _run_rounds(setup, workdir, state, done, checkpoints, log,
-                showing.open_log(setup, workdir, done), collect, progress)
+    kept = showing.open_log(setup, workdir, done)
+    with contextlib.closing(showing.open_trackers(
+        setup, workdir, done, progress.say)) as tracked:
+      _run_rounds(setup, workdir, state, done, checkpoints, log, kept, tracked,
+                  collect, progress)
     if hosts.is_leader():
       _report(workdir, log, setup, progress)
 
@@ -238,6 +244,7 @@ def _run_rounds(
     checkpoints: checkpoint.Checkpoints,
     log: metrics.MetricsLog,
     kept: episode_log.EpisodeLog,
+    tracked: trackers.Trackers,
     collect: collectors.Collector,
     progress: progress_lib.RunProgress,
 ) -> None:
@@ -253,6 +260,8 @@ def _run_rounds(
       raise checks.RunError(
           'every evaluation episode was lost to environment failures; see to '
           'the environments, then resume with the same command.')
+    tracked.show(num_rounds, functools.partial(
+        showing.draw_evaluation, kept, workdir, num_rounds))
     return evaluation
 
   def save(num_rounds, state):
@@ -296,6 +305,7 @@ def _run_rounds(
     compilations.count = 0
     record = np.asarray(state.success_rate)
     log.append(row, record)
+    tracked.add(log.rows[-1])
     progress.round_done(log.rows[-1], len(tasks))
     if not told and (sentence := signals.sentence(log.rows[-1], record)):
       progress.say(sentence)

@@ -32,6 +32,7 @@ def _config(**changes):
     ('max_steps', 0),
     ('eval_episodes', 0),
     ('checkpoint_every', 0),
+    ('trackers', ('tensorbord',)),
     ('eval_every', -1),
     ('threshold', 0.),
     ('threshold', 1.01),
