@@ -32,6 +32,10 @@ def base_config() -> ml_collections.ConfigDict:
   config.temperature = 0.7  # when training
   config.eval_temperature = 0.0  # 0 is the most likely action
 
+  # 0, or 1: a round is played while the one before it is learned from, by the
+  # parameters of then; importance_cap corrects for it.
+  config.lag = 0  # [choice]
+
   # Devices: rows are cut along 'data', a large model along both; -1 takes what
   # is left. A mesh of one device is none.
   config.mesh = ml_collections.ConfigDict({'data': -1, 'model': 1})

@@ -99,6 +99,10 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   expect('env.num_workers', not addresses
          or config.env.num_workers <= len(addresses),
          f'at most {len(addresses)}, the number of env.arguments.addresses')
+  expect('lag', config.lag in (0, 1), '0 or 1')
+  expect('optimizer.importance_cap',
+         not config.lag or config.optimizer.importance_cap > 0,
+         'above 0 with lag, whose trajectories are of older parameters')
   expect('threshold', 0 < config.threshold <= 1, 'above 0 and at most 1')
   rounds = config.optimizer.decay_rounds
   expect('optimizer.decay_rounds',

@@ -43,10 +43,11 @@ def open_collector(
     UserError: no environment can be made, or what it shows does not fit the
       policy, for the reason that is told.
   """
-  if setup.remote and jax.process_count() > 1:
+  if jax.process_count() > 1 and (setup.remote or setup.config.lag):
     raise checks.UserError(
-        "expected actor.name 'local' with --distributed, as the hosts draw "
-        f'actions themselves, got {setup.config.actor.name!r}')
+        "expected actor.name 'local' and lag 0 with --distributed, as the "
+        'hosts draw actions themselves, in one order, got '
+        f'{setup.config.actor.name!r} and {setup.config.lag}')
   if setup.world.simulator is not None:
     yield simulated(setup, hosts.agreed(should_stop))
     return

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
+from experiments import ahead as ahead_lib
 from experiments import checks
 from experiments import collectors
 from experiments import policies
@@ -36,14 +38,24 @@ class RunState(NamedTuple):
   learner: types.LearnerState
   success_rate: jax.Array  # [N] s_hat
   sampler: Any  # the sampler's state
+  acting: Any = None  # with a lag, the parameters that play the next round
+
+
+class Played(NamedTuple):
+  """A round of which nothing has been learned yet."""
+  collection: collect_lib.Collection
+  base_ids: np.ndarray  # [Q]
+  rollout_key: jax.Array
+  seconds: float
 
 
 def start(setup: setups.Setup, params: Any) -> RunState:
   """The state before the first round; `params` are copied."""
   num_tasks = len(setup.world.tasks)
+  acting = jax.tree.map(jnp.copy, params) if setup.config.lag else None
   return setup.placement.place(RunState(
       setup.learner.init(params), jnp.zeros(num_tasks),
-      setup.sampler.init(num_tasks)))
+      setup.sampler.init(num_tasks), acting))
 
 
 def play_round(
@@ -52,19 +64,32 @@ def play_round(
     round_index: int,
     collect: collectors.Collector,
     keep: Callable[..., None] = lambda *seen: None,
+    ahead: ahead_lib.Ahead | None = None,
 ) -> tuple[RunState, dict[str, Any]]:
   """One round; returns the new state and what is written down of it.
 
-  `keep(round_index, collection, batch, s_hat)` is shown all of it.
+  With `config.lag` of 1 a round is played by the parameters that the one before
+  it was learned with, not by those that came of it: the same run, whether or
+  not it is played meanwhile.
+
+  Args:
+    setup: of the run.
+    state: before the round; its learner's is donated.
+    round_index: from 0.
+    collect: plays.
+    keep: `(round_index, collection, batch, s_hat)`, is shown all of it.
+    ahead: begins the next round as soon as this one is credited; None if it is
+      not to begin.
   """
   started = time.monotonic()
   config, num_tasks = setup.config, len(setup.world.tasks)
-  key = jax.random.fold_in(jax.random.key(config.seed), round_index)
-  task_key, rollout_key = jax.random.split(key)
-  base_ids = episodes.base_task_ids(
-      config.seed, round_index, config.num_base_tasks, num_tasks)
-  collection = _collect_round(
-      setup, state, round_index, base_ids, task_key, rollout_key, collect)
+  params = state.learner.params
+  play = functools.partial(
+      _play, setup, params if state.acting is None else state.acting,
+      state.sampler, round_index, collect)
+  played = play() if ahead is None else ahead.take(round_index, play)
+  collection, base_ids, rollout_key, rollout_seconds = played
+  waited = time.monotonic()
   trajectory = collection.trajectory
   total, valid = trajectory.valid.size, int(trajectory.valid.sum())
   if 2 * valid < total:
@@ -73,12 +98,18 @@ def play_round(
         f'{round_index} were lost to environment failures; see to the '
         'environments, then resume with the same command.')
 
-  collected = time.monotonic()
-  batch, success_rate, augmented = _assign(
-      setup, state, trajectory, rollout_key)
   sampler_state = _update_sampler(
       setup.sampler, state.sampler, trajectory.task_ids, trajectory.returns,
       trajectory.valid)
+  acting = jax.tree.map(jnp.copy, params) if config.lag else None
+  begin = functools.partial(
+      _begin, ahead, setup, acting, sampler_state, round_index + 1, collect)
+  if setup.remote is None:
+    begin()
+  batch, success_rate, augmented = _assign(
+      setup, state, trajectory, rollout_key)
+  if setup.remote is not None:  # which answers one at a time
+    begin()
   keep(round_index, collection, batch, success_rate)
   seen = signals.of_round(trajectory, batch)
   new_learner, results = setup.learner.update(state.learner, batch)
@@ -89,11 +120,12 @@ def play_round(
           'were skipped: a gradient is not finite; parameters and optimiser '
           'state are as before them.', file=sys.stderr)
   now = time.monotonic()
-  return RunState(new_learner, success_rate, sampler_state), {
+  return RunState(new_learner, success_rate, sampler_state, acting), {
       'round': round_index,
       'seconds': now - started,
-      'rollout_seconds': collected - started,
-      'update_seconds': now - collected,
+      'rollout_seconds': rollout_seconds,
+      'update_seconds': now - waited,
+      'lag': int(config.lag and round_index > 0),
       'success_rate': trajectory.successes.sum() / valid,
       'tasks_above_60': int((success_rate > 0.6).sum()),
       'replaced_fraction': np.mean(
@@ -113,17 +145,37 @@ def play_round(
   } | seen | results
 
 
-def _collect_round(
+def _begin(
+    ahead: ahead_lib.Ahead | None, setup: setups.Setup, acting: Any,
+    sampler_state: Any, round_index: int, collect: collectors.Collector
+) -> None:
+  """Lets a round be played from now on, unless an evaluation comes first."""
+  if ahead is not None and not is_evaluated(setup.config, round_index):
+    ahead.begin(round_index, functools.partial(
+        _play, setup, acting, sampler_state, round_index, collect))
+
+
+def is_evaluated(config: ml_collections.ConfigDict, num_rounds: int) -> bool:
+  """Whether there is an evaluation after so many rounds."""
+  return num_rounds == config.num_rounds or bool(
+      config.eval_every and num_rounds % config.eval_every == 0)
+
+
+def _play(
     setup: setups.Setup,
-    state: RunState,
+    params: Any,
+    sampler_state: Any,
     round_index: int,
-    base_ids: np.ndarray,
-    task_key: jax.Array,
-    rollout_key: jax.Array,
     collect: collectors.Collector,
-) -> collect_lib.Collection:
+) -> Played:
   """The round's Q*G trajectories, of the tasks that the sampler proposes."""
+  started = time.monotonic()
   config, method = setup.config, setup.method
+  key = jax.random.fold_in(jax.random.key(config.seed), round_index)
+  task_key, rollout_key = jax.random.split(key)
+  base_ids = episodes.base_task_ids(
+      config.seed, round_index, config.num_base_tasks,
+      len(setup.world.tasks))
 
   def play(key, task_ids):
     if config.env.episodes == 'fixed':
@@ -132,19 +184,22 @@ def _collect_round(
       jobs = episodes.make_jobs(
           config.seed, round_index, task_ids,
           np.zeros(0, int) if method.redraw else base_ids)
-    player = collect_lib.Player(state.learner.params, key, config.temperature)
+    player = collect_lib.Player(params, key, config.temperature)
     return collect(jobs, player, name=f'round {round_index}')
 
   if method.redraw:
     num_tasks = len(setup.world.tasks)
     later_ids = episodes.task_order(
         config.seed, round_index + 1, config.num_base_tasks, num_tasks)
-    return redrawing.collect(
+    collection = redrawing.collect(
         rollout_key, base_ids, later_ids, play,
         group_size=config.group_size, num_tasks=num_tasks)
-  return play(rollout_key, np.asarray(_propose(
-      setup.sampler, task_key, base_ids, state.sampler,
-      group_size=config.group_size)))
+  else:
+    collection = play(rollout_key, np.asarray(_propose(
+        setup.sampler, task_key, base_ids, sampler_state,
+        group_size=config.group_size)))
+  return Played(
+      collection, base_ids, rollout_key, time.monotonic() - started)
 
 
 @functools.partial(jax.jit, static_argnames=('sampler', 'group_size'))

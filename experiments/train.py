@@ -17,6 +17,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from experiments import ahead as ahead_lib
 from experiments import checks
 from experiments import collectors
 from experiments import rounds
@@ -88,7 +89,13 @@ def _train(
   config = setup.config
   with (stopping.StopRequest() as stop,
         progress_lib.RunProgress(config.num_rounds) as progress,
-        collectors.open_collector(setup, progress, stop) as collect):
+        contextlib.ExitStack() as stack):
+    ahead = ahead_lib.Ahead() if config.lag else None
+    collect = stack.enter_context(collectors.open_collector(
+        setup, progress, stop if ahead is None else (
+            lambda: stop() or ahead.gives_up())))
+    if ahead is not None:
+      stack.enter_context(ahead)
     done, state = _restore(setup, checkpoints) or (0, None)
     if done > config.num_rounds:
       raise checks.UserError(
@@ -103,7 +110,7 @@ def _train(
     with contextlib.closing(showing.open_trackers(
         setup, workdir, done, progress.say)) as tracked:
       _run_rounds(setup, workdir, state, done, checkpoints, log, kept, tracked,
-                  collect, progress)
+                  collect, ahead, progress)
     if hosts.is_leader():
       _report(workdir, log, setup, progress)
 
@@ -246,6 +253,7 @@ def _run_rounds(
     kept: episode_log.EpisodeLog,
     tracked: trackers.Trackers,
     collect: collectors.Collector,
+    ahead: ahead_lib.Ahead | None,
     progress: progress_lib.RunProgress,
 ) -> None:
   """All rounds that are left, and the evaluations."""
@@ -277,14 +285,12 @@ def _run_rounds(
     progress.say(f'before training: evaluation {100 * rate:.0f} %')
   compilations, told = metrics.CompilationCounter(), False
   for round_index in range(done, config.num_rounds):
-    is_last = round_index + 1 == config.num_rounds
-    is_evaluated = is_last or (
-        config.eval_every and (round_index + 1) % config.eval_every == 0)
+    is_evaluated = rounds.is_evaluated(config, round_index + 1)
     if is_evaluated:  # An evaluation can be interrupted after the update.
       save(round_index, state)
     try:
       new_state, row = rounds.play_round(
-          setup, state, round_index, collect, kept.add_round)
+          setup, state, round_index, collect, kept.add_round, ahead)
       if is_evaluated:
         evaluation = evaluate(new_state.learner.params, round_index + 1)
         rates = evaluation_lib.success_rates(evaluation)
@@ -310,7 +316,8 @@ def _run_rounds(
     if not told and (sentence := signals.sentence(log.rows[-1], record)):
       progress.say(sentence)
       told = True
-    if (round_index + 1) % config.checkpoint_every == 0 or is_last:
+    if (round_index + 1) % config.checkpoint_every == 0 or (
+        round_index + 1 == config.num_rounds):
       save(round_index + 1, state)
 
 

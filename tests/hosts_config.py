@@ -11,7 +11,7 @@ def get_config(arg: str = ''):
   """Returns the config: of Desk, or of what 'pictures' show in processes."""
   if arg == 'pictures':
     return vision_language_test.make_config(**{
-        'num_rounds': 3, 'num_base_tasks': 2, 'group_size': 4, 'max_steps': 3,
+        'num_rounds': 2, 'num_base_tasks': 2, 'group_size': 4, 'max_steps': 3,
         'env.num_workers': 2, 'env.tasks': ('click',), 'eval_episodes': 1,
         'warm_start.demonstrations': 8, 'warm_start.num_steps': 150,
         'warm_start.batch_size': 8, 'warm_start.learning_rate': 1e-2,

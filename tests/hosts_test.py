@@ -79,31 +79,33 @@ def _assert_same_run(actual, expected):
 
 @pytest.mark.parametrize('variant', ['', 'pictures'])
 def test_two_hosts_equal_one(launch, tmp_path, variant):
-  """Also after a request to stop, and a sudden death, of either."""
   workdir = tmp_path / 'two'
-  processes = launch(workdir, variant)
-  _until(lambda: _rows(workdir), processes)
-  processes[1].send_signal(signal.SIGTERM)  # the one that only follows
-  said = _end(processes, 130)
-  assert 'interrupted and saved' in said[0][1]
-  num_rounds = len(_rows(workdir))
-  assert 1 <= num_rounds < 3, 'too late'
-
-  processes = launch(workdir, variant)
-  while 'Gloo' not in processes[0].stdout.readline():  # they have met
-    assert processes[0].poll() is None
-  processes[len(variant) > 0].kill()
-  for process in processes:
-    process.communicate(timeout=_LIMIT)
-    assert process.returncode != 0
-
+  if not variant:
+    _stop_and_kill(launch, workdir)
   _end(launch(workdir, variant), 0)
   assert {path.name for path in workdir.iterdir()} >= {
       'report', 'episodes', 'evaluation.json'}
-  rows = _rows(workdir)
-  assert sum(row['step_samples'] for row in rows) > 0
+  assert sum(row['step_samples'] for row in _rows(workdir)) > 0
   _end(launch(tmp_path / 'one', variant, num_hosts=1), 0)
   _assert_same_run(workdir, tmp_path / 'one')
+
+
+def _stop_and_kill(launch, workdir):
+  """A request to stop, and a sudden death, of the host that only follows."""
+  processes = launch(workdir)
+  _until(lambda: _rows(workdir), processes)
+  processes[1].send_signal(signal.SIGTERM)
+  said = _end(processes, 130)
+  assert 'interrupted and saved' in said[0][1]
+  assert 1 <= len(_rows(workdir)) < 3, 'too late'
+
+  processes = launch(workdir)
+  while 'Gloo' not in processes[0].stdout.readline():  # they have met
+    assert processes[0].poll() is None
+  processes[1].kill()
+  for process in processes:
+    process.communicate(timeout=_LIMIT)
+    assert process.returncode != 0
 
 
 def test_a_mistake_ends_all(launch, tmp_path):

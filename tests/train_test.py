@@ -10,13 +10,16 @@ import pathlib
 import re
 import shutil
 import signal
+import threading
 
+import chex
 import jax
 import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
 import pytest
 
+from experiments import ahead as ahead_lib
 from experiments import checks
 from experiments import replay
 from experiments import rounds as rounds_lib
@@ -45,7 +48,7 @@ _NUM_SLOTS = 4 * 8
 # Of a run that was interrupted and one that was not, these differ.
 _CLOCKS = {'seconds', 'rollout_seconds', 'update_seconds', 'compilations'}
 _FIELDS = _CLOCKS | set("""
-    round success_rate tasks_above_60 replaced_fraction trajectories
+    round lag success_rate tasks_above_60 replaced_fraction trajectories
     valid_trajectories out_of_steps environment_failures environment_steps
     step_samples augmented_steps rows_computed optimizer_steps skipped_steps
     loss grad_norm entropy clip_fraction approx_kl mean_abs_advantage
@@ -492,6 +495,58 @@ def test_every_sampler_runs_and_is_resumed(tmp_path, sampler):
   _assert_same_run(tmp_path / 'two', tmp_path / 'one')
   replaced = [row['replaced_fraction'] for row in _rows(tmp_path / 'one')]
   assert (max(replaced) > 0) == (sampler != 'uniform')
+
+
+def test_with_a_lag_a_round_is_played_by_the_parameters_before(
+    tmp_path, monkeypatch):
+  """Meanwhile or not: it is the same run, also when it is resumed."""
+  options = {'lag': 1, 'optimizer.importance_cap': 2., 'num_rounds': 4,
+             'eval_every': 2, 'eval_episodes': 1}
+  playing, began = [], ahead_lib.Ahead.begin
+  learned, play = [], rounds_lib._play
+
+  def spy(setup, params, *args):
+    playing.append(jax.tree.map(np.array, params))
+    return play(setup, params, *args)
+
+  def keep(self, *args):
+    learned.append(args)
+    return began(self, *args)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(rounds_lib, '_play', spy)
+    patch.setattr(ahead_lib.Ahead, 'begin', keep)
+    train.train(_config(**options), tmp_path / 'ahead')
+  # An evaluation needs the environments that a round would have.
+  assert [args[0] for args in learned] == [1, 3]
+  chex.assert_trees_all_equal(playing[0], playing[1])  # of the warm start
+  assert len(playing) == 4
+  for one, other in zip(playing[1:], playing[2:]):
+    assert not jax.tree.all(jax.tree.map(np.array_equal, one, other))
+  assert [row['lag'] for row in _rows(tmp_path / 'ahead')] == [0, 1, 1, 1]
+
+  with monkeypatch.context() as patch:  # by themselves, in two parts
+    patch.setattr(ahead_lib.Ahead, 'begin', lambda *args: None)
+    for num_rounds in (2, 4):
+      train.train(_config(**options | {'num_rounds': num_rounds}),
+                  tmp_path / 'alone')
+  _assert_same_run(tmp_path / 'alone', tmp_path / 'ahead')
+
+
+def test_what_is_played_ahead_ends_with_the_run(tmp_path, monkeypatch):
+  """A disk that is full ends a run although the next round is played."""
+  threads = threading.active_count()
+  append = metrics.MetricsLog.append
+
+  def fail(self, row, record):
+    append(self, row, record)
+    raise files.WriteError('the disk is full')
+
+  monkeypatch.setattr(metrics.MetricsLog, 'append', fail)
+  with pytest.raises(files.WriteError):
+    train.train(_config(lag=1, num_rounds=3, **{
+        'optimizer.importance_cap': 2.}), tmp_path)
+  assert threading.active_count() == threads
 
 
 def test_fixed_tasks_are_one_instance_and_draws_are_told_besides(

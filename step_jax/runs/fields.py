@@ -9,8 +9,10 @@ FIELDS = {
     'round': 'counted from 0',
     # Time.
     'seconds': 'of the round, s, without an evaluation after it',
-    'rollout_seconds': 'of these, s, to play the trajectories',
+    'rollout_seconds': 's, to play the trajectories; with config.lag, before '
+                       'and beside the rest',
     'update_seconds': 'of these, s: credit, step-level groups, optimiser',
+    'lag': 'updates that the parameters that played were behind',
     'compilations': 'by XLA since the last row; 0 after the first rounds',
     # What was played.
     'trajectories': 'Q*G slots of the round',
