@@ -37,7 +37,8 @@ _DRAWN = ('env.episodes', 'drawn')
 _STRONG = ('warm_start.num_steps', 300)
 _LARGE = (('policy.width', 112), ('policy.num_layers', 3))
 _RATE = 'optimizer.learning_rate'
-PARTS = ('sweep', 'methods', 'drawn', 'groups', 'samplers', 'starts')
+PARTS = ('sweep', 'methods', 'drawn', 'groups', 'samplers', 'starts', 'lag')
+_CAP = ('optimizer.importance_cap', 2.0)
 
 
 class Run(NamedTuple):
@@ -81,6 +82,9 @@ def _settings(part: str) -> Iterator[tuple[str, tuple, tuple[int, ...]]]:
       yield method, (_STRONG,), FEWER_SEEDS
     for method in ('trajectory_grpo', 'step', 'step_signed'):
       yield method, _LARGE, FEWER_SEEDS
+  elif part == 'lag':
+    for lag in (0, 1):
+      yield 'step_signed', (_CAP, ('lag', lag)), SEEDS
 
 
 def method_of(method: str, sampler: str) -> str | None:

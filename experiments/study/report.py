@@ -55,6 +55,9 @@ def write(workdir: pathlib.Path) -> None:
   if parts['starts']:
     tables.append(_table_of(
         'Other starting points', parts['starts'], ()))
+  if parts['lag']:
+    tables.append(_table_of('Rounds that overlap', parts['lag'], (
+        'step_signed,importance_cap=2,lag=0',)))
   if (workdir / 'alternatives.npz').exists():
     with np.load(workdir / 'alternatives.npz') as saved:
       tables += _alternatives_tables(saved['rows'])

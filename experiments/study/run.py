@@ -1,7 +1,7 @@
 """Compares the methods on Desk with many seeds.
 
   python experiments/study/run.py
-      --part=sweep|methods|drawn|groups|samplers|starts|alternatives|report
+      --part=sweep|methods|drawn|groups|samplers|starts|lag|alternatives|report
       [--workdir=DIR] [--processes=n]
 
 docs/study.md says what each part is for. Every run begins from the same warm
@@ -118,17 +118,20 @@ def make_setup(run: plan.Run, workdir: pathlib.Path) -> tuple[Any, Any, Any]:
   shared, params, collect = _shared(workdir, start)
   config = _config(run.method, run.seed)
   config.update_from_flattened_dict(dict(run.overrides))
-  learner = _learner(workdir, start, config.optimizer.learning_rate)
+  options = config.optimizer
+  learner = _learner(
+      workdir, start, options.learning_rate, options.importance_cap)
   return shared._replace(
       config=config, method=step_jax.METHODS[run.method],
       learner=learner), params, collect
 
 
 @functools.cache
-def _learner(
-    workdir: pathlib.Path, start: tuple, learning_rate: float) -> Any:
+def _learner(workdir: pathlib.Path, start: tuple, learning_rate: float,
+             importance_cap: float) -> Any:
   config = _config('step', 0)
   config.optimizer.learning_rate = learning_rate
+  config.optimizer.importance_cap = importance_cap
   return setups.make_learner(config, _shared(workdir, start)[0].policy)
 
 
