@@ -20,8 +20,8 @@ import ml_collections
 from experiments import checks
 from experiments import commands
 from experiments import serving
+from experiments import saved
 from experiments import setups
-from experiments import train
 from experiments import worlds
 
 
@@ -48,7 +48,7 @@ def export(config: ml_collections.ConfigDict, workdir: pathlib.Path,
   setup = setups.make_setup(
       config, worlds.make_world(config, workdir=workdir))
   serving.save(config.policy, setup.policy, output,
-               train.newest_params(setup, workdir), dtype=dtype)
+               saved.newest_params(setup, workdir), dtype=dtype)
 
 
 def main(argv: Sequence[str]) -> int:

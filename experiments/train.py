@@ -9,7 +9,6 @@ import contextlib
 import functools
 import pathlib
 import shutil
-import sys
 import tempfile
 from typing import Any
 
@@ -21,6 +20,7 @@ from experiments import ahead as ahead_lib
 from experiments import checks
 from experiments import collectors
 from experiments import rounds
+from experiments import saved
 from experiments import setups
 from experiments import showing
 from experiments import warm_start
@@ -73,7 +73,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     files.replace(config_path, config.to_json(indent=2).encode())
     _tell_tasks(setup.world, workdir / 'skipped_tasks.json')
     checkpoints = stack.enter_context(contextlib.closing(
-        checkpoint.Checkpoints(workdir / 'checkpoints', _warn)))
+        checkpoint.Checkpoints(workdir / 'checkpoints', saved.warn)))
     try:
       _train(setup, workdir, checkpoints)
     except checks.UserError:
@@ -96,7 +96,7 @@ def _train(
             lambda: stop() or ahead.gives_up())))
     if ahead is not None:
       stack.enter_context(ahead)
-    done, state = _restore(setup, checkpoints) or (0, None)
+    done, state = saved.restore(setup, checkpoints) or (0, None)
     if done > config.num_rounds:
       raise checks.UserError(
           f'the run in {workdir} has {done} rounds already; expected '
@@ -105,7 +105,7 @@ def _train(
     progress.resume(done)
     if state is None:
       state = _start(setup, collect, progress, stop)
-      _save(checkpoints, 0, state)
+      saved.save(checkpoints, 0, state)
     kept = showing.open_log(setup, workdir, done)
     with contextlib.closing(showing.open_trackers(
         setup, workdir, done, progress.say)) as tracked:
@@ -118,7 +118,7 @@ def _train(
 def _tell_tasks(world: worlds.World, path: pathlib.Path) -> None:
   """Tells what there is to know of the tasks; lists what is left out."""
   for note in world.notes:
-    _warn(note)
+    saved.warn(note)
   if world.skipped:
     metrics.write_json(path, dict(world.skipped))
 
@@ -143,7 +143,7 @@ def evaluate_run(
   shown = setup._replace(  # the servers are the run's
       world=worlds.make_world(config, split, workdir), remote=None)
   params = setup.policy.init(jax.random.key(config.seed)) if fresh else (
-      newest_params(setup, workdir))
+      saved.newest_params(setup, workdir))
   _tell_tasks(shown.world, workdir / f'skipped_tasks_{split}.json')
   with (stopping.StopRequest() as stop, progress_lib.RunProgress(1) as progress,
         collectors.open_collector(shown, progress, stop) as collect):
@@ -156,20 +156,6 @@ def evaluate_run(
         workdir / 'results' / 'pyautogui' / observed / 'step_jax', evaluation,
         shown.world.domains)
   return evaluation
-
-
-def newest_params(setup: setups.Setup, workdir: pathlib.Path) -> Any:
-  """The parameters of a run's newest checkpoint; nothing is moved.
-
-  Raises:
-    UserError: there is none yet, or it is of another structure.
-  """
-  with contextlib.closing(checkpoint.Checkpoints(
-      workdir / 'checkpoints', _warn, read_only=True)) as checkpoints:
-    restored = _restore(setup, checkpoints)
-  if restored is None:
-    raise checks.UserError(f'the run in {workdir} has no checkpoint yet')
-  return restored[1].learner.params
 
 
 def _evaluate(
@@ -192,39 +178,6 @@ def _evaluate(
       collect_and_keep,
       draws=episodes if world.draws or not is_fixed else 0,
       instances=is_fixed and (1 if certain else episodes))
-
-
-def _warn(sentence: str) -> None:
-  print(sentence, file=sys.stderr)
-
-
-def _restore(
-    setup: setups.Setup, checkpoints: checkpoint.Checkpoints
-) -> tuple[int, rounds.RunState] | None:
-  """The newest checkpoint; nothing but its shapes is made besides."""
-  is_alone = jax.process_count() == 1
-  if is_alone and not checkpoints.rounds:
-    return checkpoints.restore(None)
-  template = setup.placement.structs(jax.eval_shape(
-      lambda key: rounds.start(setup, setup.policy.init(key)),
-      jax.random.key(setup.config.seed)))
-  try:
-    if is_alone:
-      return checkpoints.restore(template)
-    host = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), template)
-    found = hosts.is_leader() and checkpoints.restore(host)
-    done, state = hosts.from_leader(found or (np.array(-1), host))
-    return None if done < 0 else (int(done), setup.placement.place(state))
-  except checkpoint.CheckpointError as error:
-    raise checks.UserError(str(error)) from error
-
-
-def _save(
-    checkpoints: checkpoint.Checkpoints, num_rounds: int,
-    state: rounds.RunState) -> None:
-  state = hosts.whole(state)
-  if hosts.is_leader():
-    checkpoints.save(num_rounds, state)
 
 
 def _start(
@@ -274,7 +227,7 @@ def _run_rounds(
 
   def save(num_rounds, state):
     kept.write(num_rounds)
-    _save(checkpoints, num_rounds, state)
+    saved.save(checkpoints, num_rounds, state)
     kept.prune(num_rounds)
 
   if done == 0 and not before_path.exists():

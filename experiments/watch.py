@@ -26,8 +26,8 @@ from PIL import Image
 
 from experiments import checks
 from experiments import commands
+from experiments import saved
 from experiments import setups
-from experiments import train
 from experiments import worlds
 from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import episodes
@@ -61,7 +61,7 @@ def watch(config: ml_collections.ConfigDict, workdir: pathlib.Path,
         f'expected --task to be one of {", ".join(world.tasks[:3])}, ..., got '
         f'{task!r}')
   setup = setups.make_setup(config, worlds.make_world(config, workdir=workdir))
-  params = train.newest_params(setup, workdir)
+  params = saved.newest_params(setup, workdir)
   make_env: Any = world.make_env
   if config.policy.name != 'qwen_vl':  # whose environments are pictures anyway
     make_env = functools.partial(make_env, render_mode='rgb_array')
