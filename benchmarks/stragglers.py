@@ -40,7 +40,7 @@ class _Clock:
   now = 0.
 
 
-class _Pool:
+class Pool:
   """Stands for a `WorkerPool` whose environments take their time."""
 
   num_failures = 0
@@ -73,7 +73,7 @@ class _Pool:
     events = []
     while self._due and self._due[0][0] <= self._clock.now:
       _, worker, job, steps = heapq.heappop(self._due)
-      if steps == _LENGTH:
+      if steps == self._times.shape[1] - 1:
         self._idle.append(worker)
         events.append(workers.Event('finished', job, worker, 0))
       else:
@@ -102,10 +102,10 @@ def measure(num_workers: int, call_seconds: float, batch_size: int | None
         shape, np.float32), np.ones(shape, bool))
 
   collect_lib.collect(
-      _Pool(num_workers, times, clock),
+      Pool(num_workers, times, clock),
       [workers.Job(slot, slot, 0) for slot in range(len(times))],
       local.Immediate(act),
-      example=np.zeros(1, np.int32), codec=_CODEC, num_tokens=1,
+      example=np.zeros(1, np.int32), codec=CODEC, num_tokens=1,
       max_steps=_LENGTH, batch_size=batch_size)
   free = [0.] * num_workers
   for row in times:
@@ -114,7 +114,7 @@ def measure(num_workers: int, call_seconds: float, batch_size: int | None
   return clock.now, max(free), policy
 
 
-class _CODEC:
+class CODEC:
   """Shows what is seen, remembers nothing."""
 
   empty_history = 0

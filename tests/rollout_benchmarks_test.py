@@ -1,7 +1,9 @@
 """Tests of collecting by two benchmarks, made small."""
 
 from benchmarks import fault_storm
+from benchmarks import overlap
 from benchmarks import stragglers
+from experiments import ahead as ahead_lib
 from step_jax.rollout import crew
 
 
@@ -18,3 +20,18 @@ def test_slow_environments_are_near_what_they_allow():
   """By a clock that jumps: these are not times of this machine."""
   seconds, *bounds = stragglers.measure(128, .1, 8)
   assert .9 < max(bounds) / seconds <= 1
+
+
+def test_overlapping_rounds_take_less_than_one_after_the_other(monkeypatch):
+  """By counts, not by the clock: what is played begins before it is taken."""
+  events, begin = [], ahead_lib.Ahead.begin
+  monkeypatch.setattr(overlap, '_ROUNDS', 3)
+  monkeypatch.setattr(overlap, '_EPISODES', 4)
+  monkeypatch.setattr(
+      ahead_lib.Ahead, 'begin',
+      lambda self, index, play: (events.append(index), begin(
+          self, index, play)))
+  for lag, begun in ((0, []), (1, [1, 2])):
+    events.clear()
+    seconds, ideal = overlap.run(2, 0., lag)
+    assert events == begun and 0 < ideal <= seconds
