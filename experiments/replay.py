@@ -11,7 +11,6 @@ episode, or of all; step_jax/runs/dump.py says how and reads them.
 
 from collections.abc import Sequence
 import contextlib
-import functools
 import io
 import pathlib
 import sys
@@ -83,9 +82,7 @@ def replay(config: ml_collections.ConfigDict, workdir: pathlib.Path,
         f'expected an episode whose task and seed are known, got '
         f'{about["task"]!r} and {about["seed"]}')
   setup = setups.make_setup(config, worlds.make_world(config, workdir=workdir))
-  make_env: Any = world.make_env
-  if draw and config.policy.name != 'qwen_vl':  # whose are pictures anyway
-    make_env = functools.partial(make_env, render_mode='rgb_array')
+  make_env = worlds.with_pictures(config, world) if draw else world.make_env
   arrays = {name: x[0] for name, x in episode.arrays.items()}
   with world.open_services(), contextlib.closing(make_env()) as env:
     return _play(env, setup.codec, about, arrays,

@@ -9,7 +9,6 @@ instance, without one it is the one that training plays.
 
 from collections.abc import Sequence
 import contextlib
-import functools
 import io
 import pathlib
 import sys
@@ -51,7 +50,8 @@ def watch(config: ml_collections.ConfigDict, workdir: pathlib.Path,
     What happened, in a line.
 
   Raises:
-    UserError: there is no such task, or no checkpoint yet.
+    UserError: there is no such task, or no checkpoint yet, or the environment
+      shows no pictures.
     WriteError: the picture cannot be written.
   """
   world = worlds.make_world(config, 'all', workdir)  # training tasks come first
@@ -62,10 +62,7 @@ def watch(config: ml_collections.ConfigDict, workdir: pathlib.Path,
         f'{task!r}')
   setup = setups.make_setup(config, worlds.make_world(config, workdir=workdir))
   params = saved.newest_params(setup, workdir)
-  make_env: Any = world.make_env
-  if config.policy.name != 'qwen_vl':  # whose environments are pictures anyway
-    make_env = functools.partial(make_env, render_mode='rgb_array')
-  with contextlib.closing(make_env()) as env:
+  with contextlib.closing(worlds.with_pictures(config, world)()) as env:
     frames, reward = _play(
         env, setup, params, world.tasks.index(task),
         episodes.fixed_seed(task) if seed is None else seed)

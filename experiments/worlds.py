@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 import contextlib
 import functools
+import inspect
 import pathlib
 import sys
 from typing import Any, ContextManager, NamedTuple
@@ -103,6 +104,25 @@ def make_world(
   except ValueError as error:
     raise checks.UserError(str(error)) from error
   return world._replace(example=example, simulator=simulator)
+
+
+def with_pictures(config: ml_collections.ConfigDict, world: World
+                  ) -> Callable[[], gymnasium.Env]:
+  """`make_env` of a world, with a `render` that returns pictures.
+
+  Raises:
+    UserError: if its class cannot be asked for them.
+  """
+  if config.policy.name == 'qwen_vl':  # whose environments are pictures anyway
+    return world.make_env
+  options = {'render_mode': 'rgb_array'}
+  try:
+    inspect.signature(world.make_env).bind(**options)
+  except TypeError as error:
+    raise checks.UserError(
+        f'expected an environment that can be watched, got {config.env.name}, '
+        'whose class takes no render_mode') from error
+  return functools.partial(world.make_env, **options)
 
 
 def _examine(

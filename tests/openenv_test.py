@@ -36,7 +36,7 @@ class _Server:
   """Says what an echo server says, or what `answers` says instead."""
 
   def __init__(self):
-    self.asked, self.sessions, self.answers = [], 0, []
+    self.asked, self.sessions, self.answers, self.is_full = [], 0, [], False
     self._ended = threading.Event()
     self._server = websocket_server.serve(self._serve, '127.0.0.1', 0)
     self.address = 'http://127.0.0.1:%d' % self._server.socket.getsockname()[1]
@@ -45,6 +45,9 @@ class _Server:
   def _serve(self, connection):
     assert connection.request.path == '/ws'
     self.sessions += 1
+    if self.is_full:
+      connection.send(_FULL)
+      return
     for text in connection:
       message = json.loads(text)
       self.asked.append((message['type'], message['data']))
@@ -70,6 +73,9 @@ def _observation(said, reward=None, done=False):
 
 def _error(code):
   return json.dumps({'type': 'error', 'data': {'message': 'no', 'code': code}})
+
+
+_FULL = _error('CAPACITY_REACHED')
 
 
 @pytest.fixture(name='server')
@@ -133,7 +139,7 @@ def test_an_end_is_the_servers_and_a_refusal_is_a_step(
     (_observation('x', 'much'), 'expected an observation'),
     (_observation('x', done=None), 'expected an observation'),
     (_error('EXECUTION_ERROR'), 'no (EXECUTION_ERROR)'),
-    (_error('CAPACITY_REACHED'), 'no (CAPACITY_REACHED)')],
+    (_FULL, 'no (CAPACITY_REACHED)')],
     ids='hang close cut list state data reward done raised full'.split())
 def test_what_breaks_is_a_failure_and_the_next_session_is_new(
     server, kind, answer, said):
@@ -150,6 +156,16 @@ def test_what_breaks_is_a_failure_and_the_next_session_is_new(
     assert 'failure' not in env.reset(seed=0)[1]
     assert 'failure' not in env.step(_SAY_KITCHEN)[-1]
   assert server.sessions == 2
+
+
+def test_a_server_that_is_full_is_heard_although_it_has_closed(
+    server, monkeypatch):
+  dumps = json.dumps
+  monkeypatch.setattr(json, 'dumps', lambda message: (
+      time.sleep(.1), dumps(message))[1])  # until the close is there
+  server.is_full = True
+  env = _make(server.address)
+  assert 'no (CAPACITY_REACHED)' in env.reset(seed=0)[1]['failure']
 
 
 def test_a_server_that_is_gone_is_a_failure_and_an_address_that_is_none_not():

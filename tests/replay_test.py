@@ -2,8 +2,10 @@
 import types
 
 import numpy as np
+import pytest
 
 from configs import osworld
+from experiments import checks
 from experiments import collectors
 from experiments import replay
 from experiments import setups
@@ -11,6 +13,7 @@ from experiments import showing
 from experiments import worlds
 from step_jax.rollout import workers
 from step_jax.runs import episodes
+from tests import fake_config
 
 
 def test_frames_show_what_the_action_hits(tmp_path):
@@ -31,6 +34,16 @@ def test_frames_show_what_the_action_hits(tmp_path):
   assert red[0] > 300  # the outline of what is clicked
   replay._write_gif(tmp_path / 'x.gif', again.frames)
   assert (tmp_path / 'x.gif').read_bytes()[:3] == b'GIF'
+
+
+def test_an_environment_without_pictures_is_told():
+  config = fake_config.get_config()
+  world = worlds.make_world(config)
+  with pytest.raises(checks.UserError, match='tests.fake_world:ButtonEnv, '
+                     'whose class takes no render_mode'):
+    worlds.with_pictures(config, world)
+  config.policy.name = 'qwen_vl'  # PictureEnv
+  assert worlds.with_pictures(config, world) is world.make_env
 
 
 def test_points_are_drawn_where_there_is_a_picture():

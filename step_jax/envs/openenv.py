@@ -151,7 +151,9 @@ class OpenEnv(gymnasium.Env):
       self._session = self._open.enter_context(websocket_client.connect(
           self._url, open_timeout=limit, close_timeout=1, proxy=None,
           max_size=_MAX_ANSWER, ping_interval=None))
-    self._session.send(json.dumps(message))
+    # A server that is full says so and closes: that is still to be read.
+    with contextlib.suppress(websockets.ConnectionClosed):
+      self._session.send(json.dumps(message))
     try:
       text = self._session.recv(timeout=max(end - time.monotonic(), 0))
     except TimeoutError as error:
