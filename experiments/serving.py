@@ -33,7 +33,7 @@ def make_remote(
     UserError: a package is missing.
   """
   options = config.actor
-  if options.name == 'local':
+  if options.name in ('local', 'continuous'):
     return None
   try:
     from step_jax.rollout.actors import server  # httpx is an extra

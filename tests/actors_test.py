@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import checks
+from experiments import collectors
 from experiments import rounds
 from experiments import serving
 from experiments import setups
@@ -21,7 +22,6 @@ from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import workers
 from step_jax.rollout.actors import alternatives
 from step_jax.rollout.actors import base as actors
-from step_jax.rollout.actors import continuous
 from step_jax.rollout.actors import engine as engine_lib
 from step_jax.rollout.actors import fleet as fleet_lib
 from step_jax.rollout.actors import local
@@ -412,15 +412,16 @@ def test_our_server_says_what_it_does_not_know(
 def test_slots_give_what_a_call_gives(tmp_path):
   """Rows come while others are answered; some responses end early."""
   config = vision_language_test.make_config(**{
-      'policy.response_length': 12, 'max_steps': 3, 'env.tasks': ('click',)})
+      'policy.response_length': 12, 'max_steps': 3, 'env.tasks': ('click',),
+      'actor.name': 'continuous'})
   setup = setups.make_setup(config, worlds.make_world(config, workdir=tmp_path))
-  assert setup.policy.slots is not None
+  assert setup.policy.slots is not None and setup.remote is None
   params = setup.policy.init(jax.random.key(0))
   stop, = setup.policy.served.stop_ids[:1]
   params['text']['head'] = params['text']['head'].at[stop].multiply(8.)
   collected = []
   for actor in (local.Local(setup.policy, batch_size=2),
-                continuous.Continuous(setup.policy, num_slots=2)):
+                collectors._in_this_process(setup)):
     actor.publish(params, 1)
     with fake_world.LocalPool(setup.world.make_env, num_workers=3) as pool:
       collected.append(collect_lib.collect(

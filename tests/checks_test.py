@@ -62,6 +62,7 @@ def _config(**changes):
     ('optimizer.num_minibatches', 0),
     ('optimizer.micro_batch_size', 0),
     ('actor.name', 'tgi'),
+    ('actor.name', 'continuous'),
     ('actor.dtype', 'int8'),
     ('actor.timeout', 0.),
     ('actor.bound', _NAN),
