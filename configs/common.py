@@ -104,6 +104,10 @@ def base_config() -> ml_collections.ConfigDict:
   config.eval_every = 0  # rounds; 0 evaluates at the beginning and the end
   config.eval_episodes = 50  # a task
 
+  # Programs that show the run, see docs/running.md: some of 'tensorboard',
+  # 'wandb', 'mlflow', and 'auto': tensorboard if tensorboardX is installed.
+  config.trackers = ('auto',)
+
   # Episodes that are kept to be looked at, see docs/episodes.md, besides each
   # task's first success and latest failure.
   config.episodes = ml_collections.ConfigDict()

@@ -14,18 +14,19 @@ from configs import common
 from step_jax.algorithm import methods
 from step_jax.policies.qwen_vl import text as text_lib
 from step_jax.runs import metrics
+from step_jax.runs import trackers
 
 SAMPLERS = ('uniform', 'sr_traj', 'frontier', 'knapsack', 'plr', 'spo')
 
 # A resumed run may change these: they do not touch what is learned.
 FREE_FIELDS = (
     'num_rounds', 'checkpoint_every', 'eval_every', 'eval_episodes',
-    'episodes.rounds', 'episodes.slots', 'episodes.eval_slots',
+    'trackers', 'episodes.rounds', 'episodes.slots', 'episodes.eval_slots',
     'episodes.picture_size', 'mesh.data', 'mesh.model',
     'actor.addresses', 'actor.timeout', 'actor.folder',
     'env.num_workers', 'env.description', 'env.step_timeout',
-    'env.start_timeout', 'env.arguments.addresses',
-    'env.arguments.step_timeout',
+    'env.start_timeout', 'env.arguments.addresses', 'env.arguments.address',
+    'env.arguments.step_timeout', 'env.arguments.reset_timeout',
     'env.arguments.desktop_env_python', 'env.arguments.evaluator_processes',
     'env.arguments.task_timeout')
 
@@ -110,6 +111,12 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   _check_actor(config, expect)
   expect('policy.num_heads', config.policy.width % config.policy.num_heads
          == 0, 'a divisor of policy.width')
+  expect('trackers', set(config.trackers) <= {*trackers.NAMES},
+         f'a tuple of some of {", ".join(trackers.NAMES)}')
+  if lacking := ','.join(trackers.missing(config.trackers)):
+    raise UserError(
+        f'trackers {lacking} need what is not installed; try pip install -e '
+        f"'.[{lacking}]'")
   method = methods.METHODS[config.method]
   if method.augment or method.redraw:
     expect('group_size', config.group_size >= 4 and config.group_size % 2 == 0,

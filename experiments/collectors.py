@@ -14,11 +14,13 @@ from experiments import serving
 from experiments import worlds
 from step_jax.policies import base
 from step_jax.rollout import collect as collect_lib
+from step_jax.rollout import pictures
 from step_jax.rollout import simulation
 from step_jax.rollout import workers
 from step_jax.rollout.actors import base as actors
 from step_jax.rollout.actors import continuous
 from step_jax.rollout.actors import local
+from step_jax.runs import hosts
 from step_jax.runs import progress as progress_lib
 
 # (jobs, player, name) -> Collection; no player is the expert.
@@ -42,8 +44,15 @@ def open_collector(
     UserError: no environment can be made, or what it shows does not fit the
       policy, for the reason that is told.
   """
+  if setup.remote and jax.process_count() > 1:
+    raise checks.UserError(
+        "expected actor.name 'local' with --distributed, as the hosts draw "
+        f'actions themselves, got {setup.config.actor.name!r}')
   if setup.world.simulator is not None:
-    yield simulated(setup, should_stop)
+    yield simulated(setup, hosts.agreed(should_stop))
+    return
+  if not hosts.is_leader():
+    yield _following(setup, should_stop)
     return
   with contextlib.ExitStack() as stack:
     try:
@@ -71,6 +80,12 @@ def _in_processes(
   is_local = setup.config.actor.name == 'local'
   expert = local.Immediate(functools.partial(
       local.expert_actor, encode=setup.codec.encode))
+  play: Callable[..., collect_lib.Collection] = functools.partial(
+      collect_lib.collect, pool, example=setup.world.example,
+      codec=setup.codec, num_tokens=setup.codec.num_tokens,
+      max_steps=setup.config.max_steps)
+  if jax.process_count() > 1:
+    play = _channel(setup, should_stop).leading(play)
   published, version = None, 0
 
   def collect(jobs, player, name):
@@ -80,10 +95,8 @@ def _in_processes(
         version += 1
         policy.publish(player.params, version)
         published = player.params
-      collection = collect_lib.collect(
-          pool, jobs, policy if player else expert, player or actors.EXPERT,
-          example=setup.world.example, codec=setup.codec,
-          num_tokens=setup.codec.num_tokens, max_steps=setup.config.max_steps,
+      collection = play(
+          jobs, policy if player else expert, player or actors.EXPERT,
           # Servers and slots take whatever waits.
           batch_size=batch_size if is_local or player is None else None,
           should_stop=should_stop, on_progress=progress.episodes(name))
@@ -105,6 +118,28 @@ def _in_this_process(setup: Any) -> actors.Actor:
         "expected actor.name to be 'local' on a mesh of devices, got "
         "'continuous', which was never tried there")
   return continuous.Continuous(setup.policy, num_slots=rows)
+
+
+def _channel(setup: Any, should_stop: Callable[[], bool]) -> hosts.Channel:
+  """Between the hosts of a run whose environments are the leader's."""
+  folder = setup.world.make_env.keywords.get('folder')  # of pictures
+  row = setup.codec.observe(
+      setup.world.example, {}, setup.codec.empty_history)
+  return hosts.Channel(row, should_stop, folder and pictures.ScreenshotStore(
+      folder, capacity=setup.world.make_env.keywords['capacity']))
+
+
+def _following(setup: Any, should_stop: Callable[[], bool]) -> Collector:
+  """Plays in the leader's environments."""
+  channel = _channel(setup, should_stop)
+  policy = local.Local(setup.policy, batch_size=setup.acting_batch_size)
+
+  def collect(jobs, player, name):
+    del jobs, name
+    if player is not None:
+      policy.publish(player.params, 0)
+    return channel.follow(policy, player or actors.EXPERT)
+  return collect
 
 
 def simulated(

@@ -1,13 +1,14 @@
 """Trains an agent.
 
   python experiments/run.py --config=configs/<name>.py[:variant]
-      [--workdir=DIR] [--config.<field>=value ...]
+      [--workdir=DIR] [--config.<field>=value ...] [--distributed]
 
 The same command with the same --workdir resumes. Exit codes: 0 done, 130
 interrupted and saved, 2 a mistake in the command or the config, 1 otherwise.
 """
 
 import datetime
+import os
 import pathlib
 import sys
 
@@ -23,6 +24,8 @@ _CONFIG = config_flags.DEFINE_config_file(
     'config', help_string='path of a config, with :variant')
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'folder of the run; runs/<name>-<time> by default')
+_DISTRIBUTED = flags.DEFINE_bool(
+    'distributed', False, 'one process of several hosts, see docs/scale.md')
 
 
 def main(argv: list[str]) -> int:
@@ -49,6 +52,15 @@ def _run(argv: list[str]) -> int:
     from experiments import commands
     print(commands.sentence(error), file=sys.stderr)
     return 2
+  from step_jax.runs import hosts  # importing takes seconds
+  if _DISTRIBUTED.value or hosts.are_announced():
+    try:
+      hosts.initialize()
+    except hosts.HostError as error:
+      print(error, file=sys.stderr)
+      return 2
+    if not hosts.is_leader():
+      sys.stdout = open(os.devnull, 'w')  # the first speaks for all
   method = step_jax.METHODS.get(config.method)
   print(f'environment: {environment.description or environment.name}; method: '
         f'{config.method}{method and ", " + method.about or ""}')
@@ -58,7 +70,7 @@ def _run(argv: list[str]) -> int:
         config_flags.get_config_filename(flags.FLAGS['config'])).stem
     workdir = f'runs/{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}'
     print(f'workdir: {workdir}')
-  from experiments import checks  # after the flags: importing takes seconds
+  from experiments import checks
   from experiments import train
   from step_jax.runs import files
   try:
@@ -71,10 +83,14 @@ def _run(argv: list[str]) -> int:
   except (checks.UserError, files.FolderError) as error:
     print(error, file=sys.stderr)
     return 2
-  except (checks.RunError, files.WriteError) as error:
+  except (checks.RunError, files.WriteError, hosts.HostError) as error:
     print(error, file=sys.stderr)
     return 1
 
 
 if __name__ == '__main__':
-  sys.exit(main(sys.argv))
+  _code = main(sys.argv)
+  if _code not in (0, 130):
+    from step_jax.runs import hosts as _hosts
+    _hosts.leave(_code)
+  sys.exit(_code)

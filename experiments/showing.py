@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import functools
+import json
 import pathlib
 import sys
 from typing import Any
@@ -19,6 +20,10 @@ from step_jax.policies.qwen_vl import images
 from step_jax.rollout import pictures
 from step_jax.runs import episode_log
 from step_jax.runs import episodes
+from step_jax.runs import sheets
+from step_jax.runs import trackers
+
+_MOST_SHEETS = 10  # that trackers get at an evaluation
 
 # Words that are hashes in a row: Desk's, and kinds of elements elsewhere.
 _WORDS = {base.word_id(word): word for word in (*desk.TASKS.words, *"""
@@ -44,6 +49,22 @@ def open_log(
       get_picture = pictures.ScreenshotStore(folder, capacity=sys.maxsize).get
   return episode_log.EpisodeLog(
       workdir, done, setup.world.tasks, bounds, make_reader(setup), get_picture)
+
+
+def open_trackers(
+    setup: setups.Setup, workdir: pathlib.Path, done: int,
+    say: Callable[[str], None]) -> trackers.Trackers:
+  """The trackers of a run of which `done` rounds are done."""
+  config = setup.config
+  return trackers.Trackers(
+      config.trackers, workdir, done, json.loads(config.to_json()), say)
+
+
+def draw_evaluation(kept: episode_log.EpisodeLog, workdir: pathlib.Path,
+                    num_rounds: int) -> list[Image.Image]:
+  """Some episodes of an evaluation, a picture each."""
+  return [sheets.draw(episode, screen, workdir / 'episodes' / 'pictures')
+          for episode in kept.of_evaluation(num_rounds)[:_MOST_SHEETS]]
 
 
 def make_reader(setup: setups.Setup) -> episodes.Reader:

@@ -10,6 +10,7 @@ import functools
 import pathlib
 import shutil
 import sys
+import tempfile
 from typing import Any
 
 import jax
@@ -29,11 +30,13 @@ from step_jax.runs import checkpoint
 from step_jax.runs import episode_log
 from step_jax.runs import evaluation as evaluation_lib
 from step_jax.runs import files
+from step_jax.runs import hosts
 from step_jax.runs import metrics
 from step_jax.runs import progress as progress_lib
 from step_jax.runs import report
 from step_jax.runs import signals
 from step_jax.runs import stopping
+from step_jax.runs import trackers
 
 
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -41,10 +44,12 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
   Args:
     config: see configs/common.py.
-    workdir: made if it is missing.
+    workdir: made if it is missing; of several hosts (see `runs.hosts`) only
+      the first one's.
 
   Raises:
     UserError: for a mistake in the config or a missing program.
+    HostError: of several hosts, the first gave up.
     RunError: if most trajectories are lost.
     FolderError: if another process trains there, or if it is no folder.
     WriteError: if a file cannot be written; what was saved is still there.
@@ -52,8 +57,14 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       signal came amid an update.
   """
   checks.check_config(config)
-  setup = setups.make_setup(config, worlds.make_world(config, workdir=workdir))
   with contextlib.ExitStack() as stack:
+    if not hosts.is_leader():  # what it writes is nobody's
+      workdir = pathlib.Path(
+          stack.enter_context(tempfile.TemporaryDirectory()))
+      config = config.copy_and_resolve_references()
+      config.episodes.rounds, config.trackers = 0, ()
+    setup = setups.make_setup(
+        config, worlds.make_world(config, workdir=workdir))
     is_new = stack.enter_context(files.owned(workdir))
     config_path = workdir / 'config.json'
     if config_path.exists():
@@ -87,10 +98,14 @@ def _train(
     progress.resume(done)
     if state is None:
       state = _start(setup, collect, progress, stop)
-      checkpoints.save(0, state)
-    _run_rounds(setup, workdir, state, done, checkpoints, log,
-                showing.open_log(setup, workdir, done), collect, progress)
-    _report(workdir, log, setup, progress)
+      _save(checkpoints, 0, state)
+    kept = showing.open_log(setup, workdir, done)
+    with contextlib.closing(showing.open_trackers(
+        setup, workdir, done, progress.say)) as tracked:
+      _run_rounds(setup, workdir, state, done, checkpoints, log, kept, tracked,
+                  collect, progress)
+    if hosts.is_leader():
+      _report(workdir, log, setup, progress)
 
 
 def _tell_tasks(world: worlds.World, path: pathlib.Path) -> None:
@@ -180,13 +195,29 @@ def _restore(
     setup: setups.Setup, checkpoints: checkpoint.Checkpoints
 ) -> tuple[int, rounds.RunState] | None:
   """The newest checkpoint; nothing but its shapes is made besides."""
-  template = checkpoints.rounds and setup.placement.structs(jax.eval_shape(
+  is_alone = jax.process_count() == 1
+  if is_alone and not checkpoints.rounds:
+    return checkpoints.restore(None)
+  template = setup.placement.structs(jax.eval_shape(
       lambda key: rounds.start(setup, setup.policy.init(key)),
       jax.random.key(setup.config.seed)))
   try:
-    return checkpoints.restore(template)
+    if is_alone:
+      return checkpoints.restore(template)
+    host = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), template)
+    found = hosts.is_leader() and checkpoints.restore(host)
+    done, state = hosts.from_leader(found or (np.array(-1), host))
+    return None if done < 0 else (int(done), setup.placement.place(state))
   except checkpoint.CheckpointError as error:
     raise checks.UserError(str(error)) from error
+
+
+def _save(
+    checkpoints: checkpoint.Checkpoints, num_rounds: int,
+    state: rounds.RunState) -> None:
+  state = hosts.whole(state)
+  if hosts.is_leader():
+    checkpoints.save(num_rounds, state)
 
 
 def _start(
@@ -201,7 +232,7 @@ def _start(
     params = warm_start.warm_start(
         setup.config, setup.world, setup.policy, params,
         functools.partial(collect, name='warm start'), progress.say,
-        should_stop)
+        hosts.agreed(should_stop))
   return rounds.start(setup, params)
 
 
@@ -213,6 +244,7 @@ def _run_rounds(
     checkpoints: checkpoint.Checkpoints,
     log: metrics.MetricsLog,
     kept: episode_log.EpisodeLog,
+    tracked: trackers.Trackers,
     collect: collectors.Collector,
     progress: progress_lib.RunProgress,
 ) -> None:
@@ -228,11 +260,13 @@ def _run_rounds(
       raise checks.RunError(
           'every evaluation episode was lost to environment failures; see to '
           'the environments, then resume with the same command.')
+    tracked.show(num_rounds, functools.partial(
+        showing.draw_evaluation, kept, workdir, num_rounds))
     return evaluation
 
   def save(num_rounds, state):
     kept.write(num_rounds)
-    checkpoints.save(num_rounds, state)
+    _save(checkpoints, num_rounds, state)
     kept.prune(num_rounds)
 
   if done == 0 and not before_path.exists():
@@ -271,6 +305,7 @@ def _run_rounds(
     compilations.count = 0
     record = np.asarray(state.success_rate)
     log.append(row, record)
+    tracked.add(log.rows[-1])
     progress.round_done(log.rows[-1], len(tasks))
     if not told and (sentence := signals.sentence(log.rows[-1], record)):
       progress.say(sentence)

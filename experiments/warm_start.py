@@ -22,6 +22,7 @@ from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import episodes
 from step_jax.rollout import workers
 from step_jax.runs import files
+from step_jax.runs import hosts
 
 _DEMONSTRATIONS = 2**32 - 1  # in the place of a round in seeds
 
@@ -48,11 +49,12 @@ def warm_start(
   """
   path = _cache_path(config, world)
   leaves, structure = jax.tree.flatten(params)
-  if path.exists():
+  if hosts.from_leader(np.array(path.exists())):
     say(f'warm start: read from {path}')
-    with np.load(path, allow_pickle=False) as saved:
-      return jax.tree.unflatten(
-          structure, [saved[f'{i}'] for i in range(len(leaves))])
+    if hosts.is_leader():
+      with np.load(path, allow_pickle=False) as saved:
+        leaves = [saved[f'{i}'] for i in range(len(leaves))]
+    return jax.tree.unflatten(structure, hosts.from_leader(leaves))
 
   jobs = [
       workers.Job(slot, slot // config.warm_start.demonstrations,
@@ -96,7 +98,7 @@ def warm_start(
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(partial, **{
         f'{i}': leaf for i, leaf in enumerate(
-            jax.device_get(jax.tree.leaves(params)))})
+            jax.device_get(jax.tree.leaves(hosts.whole(params))))})
     files.sync(partial)
     os.replace(partial, path)
   except OSError as error:  # It is but a cache.

@@ -1,6 +1,7 @@
 """Tests of the sentences that users get."""
 import sys
 
+import jax
 import ml_collections
 import pytest
 
@@ -32,6 +33,7 @@ def _config(**changes):
     ('max_steps', 0),
     ('eval_episodes', 0),
     ('checkpoint_every', 0),
+    ('trackers', ('tensorbord',)),
     ('eval_every', -1),
     ('threshold', 0.),
     ('threshold', 1.01),
@@ -107,6 +109,13 @@ def test_inference_servers_have_addresses_and_a_checkpoint(
     return
   with pytest.raises(checks.UserError, match=f'^expected {field} to be '):
     checks.check_config(config)
+
+
+def test_several_hosts_draw_themselves(monkeypatch):
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  with pytest.raises(checks.UserError, match="actor.name to be 'local' on se"):
+    serving.make_remote(_config(**{'actor.name': 'vllm'}), None, None)
+  assert serving.make_remote(_config(), None, None) is None
 
 
 def test_servers_need_a_package(monkeypatch):

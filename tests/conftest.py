@@ -16,6 +16,11 @@ os.environ |= {
     'JAX_COMPILATION_CACHE_DIR': str(_ROOT / '.pytest_cache' / 'compilations'),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.05'}
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+# Hundreds of checkpoints are synced and deleted: a quarter of a test of runs.
+_MEMORY = pathlib.Path('/dev/shm')
+if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > 4e9:
+  os.environ.setdefault('PYTEST_DEBUG_TEMPROOT', str(_MEMORY))
+gc.set_threshold(100_000, 20)  # traces are millions of objects that stay
 
 import jax  # noqa: E402  (it reads these)
 import pytest  # noqa: E402

@@ -34,4 +34,5 @@ def get_config(arg: str = ''):
   config.warm_start.num_steps = 30
   config.warm_start.learning_rate = 3e-3
   config.eval_episodes = 3
+  config.trackers = ()
   return config

@@ -261,6 +261,71 @@ def test_all_masked_is_zero_with_gradient_zero(foul, normaliser):
       gradients, jax.tree.map(jnp.zeros_like, gradients))
 
 
+# An advantage for each token, and masks of numbers
+
+
+def _token_batch(seed):
+  log_probs, behaviour, _, where = _batch(seed)
+  advantages = np.random.default_rng(seed + 7).normal(size=SHAPE)
+  assert np.ptp(np.sign(advantages), axis=-1).any()  # both signs in a response
+  return log_probs, behaviour, advantages.astype(np.float32), where
+
+
+def test_golden_of_an_advantage_for_each_token():
+  # Ratios 1, 1.5 (clipped to 1.3) and one that is masked: the loss is
+  # -(1 * 2 + 1.5 * -1) / 2, as for A < 0 the unclipped side is smaller.
+  loss, gradients = jax.value_and_grad(_loss, argnums=(0, 2))(
+      np.log(np.array([[1, 1.5, 9]], np.float32)), np.zeros((1, 3), np.float32),
+      np.array([[2, -1, 5]], np.float32), np.array([[1, 1, 0]], bool))
+  np.testing.assert_allclose(loss, -.25, rtol=1e-6)
+  np.testing.assert_allclose(gradients[0], [[-1, .75, 0]], rtol=1e-6)
+  np.testing.assert_allclose(gradients[1], [[-.5, -.75, 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_an_advantage_for_each_token_against_oracle_and_differences(seed):
+  log_probs, behaviour, advantages, where = _token_batch(seed)
+  loss, gradients = _jit_grad(log_probs, behaviour, advantages, where)
+  np.testing.assert_allclose(
+      loss, reference.surrogate_loss(log_probs, behaviour, advantages, where),
+      rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(
+      gradients[0], reference.numerical_gradient(
+          lambda x: reference.surrogate_loss(x, behaviour, advantages, where),
+          log_probs), rtol=1e-3, atol=1e-6)
+  for foul in FOUL:  # behind the mask
+    chex.assert_trees_all_equal(
+        _jit_grad(log_probs, behaviour, np.where(
+            where, advantages, np.float32(foul)), where), (loss, gradients))
+
+
+def test_one_for_each_response_is_the_same_for_each_of_its_tokens():
+  log_probs, behaviour, advantages, where = _batch(1)
+  each = np.broadcast_to(advantages[..., None], SHAPE)
+  options = {'clip_low': .2, 'clip_high': .3, 'where': where}
+  for function in (_loss, lambda *x: losses.surrogate_statistics(
+      *x[:3], **options)):
+    chex.assert_trees_all_equal(
+        function(log_probs, behaviour, advantages, where),
+        function(log_probs, behaviour, each, where))
+
+
+@pytest.mark.parametrize('dtype', [np.float32, np.int32, jnp.bfloat16])
+@pytest.mark.parametrize('make', [_batch, _token_batch])
+def test_a_mask_of_numbers_is_one_of_bools(make, dtype):
+  log_probs, behaviour, advantages, where = make(2)
+  assert where.any() and not where.all()
+  fouled = np.where(where, log_probs, np.float32(np.nan)), behaviour, advantages
+  for loss_fn in (_jit_grad, lambda *batch: _jit_capped(
+      batch[0], _old(2), *batch[1:])):
+    chex.assert_trees_all_equal(
+        loss_fn(*fouled, 3 * jnp.asarray(where, dtype)),
+        loss_fn(*fouled, where))
+  loss, gradients = _jit_grad(*fouled, np.zeros(SHAPE, np.float32))
+  chex.assert_trees_all_equal(
+      (loss, gradients), jax.tree.map(jnp.zeros_like, (loss, gradients)))
+
+
 # Truncated importance sampling
 
 

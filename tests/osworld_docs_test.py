@@ -31,7 +31,7 @@ _COMMANDS = [
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(tmp_path, monkeypatch, own_leases):
   """A folder in which the commands find what they name."""
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(machines, '_LEASE_SECONDS', 0.)
@@ -84,9 +84,8 @@ def test_commands_of_experiments_reach_a_machine(place, command, monkeypatch):
     with contextlib.closing(make_env()) as env:
       env.reset(seed=0, options={'task_id': 0})
       assert env.step(None)[1:4] == (0, False, False)
-    # It has no /reset. A port on which something failed before goes last.
-    taken, = (fake for fake in fakes if fake.count('/reset') == 1)
-    assert (place / 'restored').read_text().split() == [taken.address] * 2
+    assert fakes[0].count('/reset') == 1  # which it does not have
+    assert (place / 'restored').read_text().split() == [fakes[0].address] * 2
 
 
 def test_commands_of_the_package(place, monkeypatch, capsys):

@@ -1,6 +1,8 @@
 """README's example runs, and what is public is documented."""
 
+import ast
 import inspect
+import json
 import pathlib
 import re
 import subprocess
@@ -67,10 +69,48 @@ def test_ci_runs_the_command_that_is_printed():
 
 
 def test_every_link_of_a_page_is_there():
-  pages = [_ROOT / 'README.md', *(_ROOT / 'docs').glob('*.md')]
+  pages = [_ROOT / 'README.md', *(_ROOT / 'docs').rglob('*.md')]
   for page in pages:
     for link in re.findall(r'\]\(([^)#]+)', page.read_text()):
       assert '://' in link or (page.parent / link).exists(), (page.name, link)
+
+
+def _texts(folder):
+  """All strings of the code, with {} for values."""
+  for path in (_ROOT / folder).rglob('*.py'):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.JoinedStr):
+        yield ''.join(part.value if isinstance(part, ast.Constant) else '{}'
+                      for part in node.values)
+      elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+
+
+def test_troubleshooting_quotes_what_the_program_says():
+  page = (_ROOT / 'docs' / 'troubleshooting.md').read_text()
+  quoted = re.findall(r'^\| `(.+?)` \| ', page, re.MULTILINE)
+  assert len(quoted) > 40 and page.count('\n| ') == len(quoted) + 4
+  said = [*_texts('experiments'), *_texts('step_jax')]
+  for sentence in quoted:
+    assert any(sentence in text for text in said), sentence
+
+
+def test_the_results_are_those_of_their_files():
+  folder = _ROOT / 'docs' / 'results'
+  table = re.findall(r'^\| .*\| (\d+) \| (.*)\|$', (
+      folder / 'README.md').read_text(), re.MULTILINE)
+  said = [[int(x) for x in re.findall(r'\d+', f'{tasks} {rates}')]
+          for tasks, rates in table]
+  found = []
+  for names, field in ((('initial_evaluation', 'evaluation'), ''),
+                       (('initial_evaluation', 'evaluation'), 'drawn_'),
+                       (('evaluation_held_out',), '')):
+    rates = [[row[f'{field}success_rate'] for row in json.loads(
+        (folder / 'desk' / f'{name}.json').read_text()).values()]
+        for name in names]
+    found.append([len(rates[0]), *(round(100 * np.mean(x)) for x in rates)])
+  assert said == found
+  assert sum(path.stat().st_size for path in folder.rglob('*')) < 5e6
 
 
 def test_the_first_screen_is_short():
@@ -85,5 +125,7 @@ def test_the_site_is_built_without_a_warning(tmp_path):
   page = (tmp_path / 'reference.html').read_text()
   assert all(f'id="step_jax.{name}"' in page for name in step_jax.__all__
              if name not in ('METHODS', 'samplers'))
-  assert 'config.sharpness = 10.0' in (tmp_path / 'configs.html').read_text()
+  for page, text in (('configs', 'config.sharpness = 10.0'),
+                     ('metrics', 'replaced_fraction')):
+    assert text in (tmp_path / f'{page}.html').read_text()
   assert not re.findall('(?:src|href)="https://cdn', page)

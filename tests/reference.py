@@ -196,7 +196,8 @@ def surrogate_loss(log_probs, behaviour, advantages, where, clip_low=0.2,
       weight = min(
           math.exp(reference - float(behaviour[index])), importance_cap)
     rho = math.exp(float(log_probs[index]) - reference)
-    advantage = float(advantages[index[:-1]])
+    per_token = np.ndim(advantages) == np.ndim(log_probs)
+    advantage = float(advantages[index if per_token else index[:-1]])
     clipped = min(max(rho, 1 - clip_low), 1 + clip_high)
     total += weight * min(rho * advantage, clipped * advantage)
   if normaliser is None:

@@ -6,6 +6,7 @@ import gc
 import json
 import math
 import os
+import pathlib
 import re
 import shutil
 import signal
@@ -30,12 +31,15 @@ from step_jax.rollout import redrawing
 from step_jax.rollout import workers
 from step_jax.runs import episodes as episodes_lib
 from step_jax.runs import evaluation as evaluation_lib
+from step_jax.runs import fields
 from step_jax.runs import files
 from step_jax.runs import metrics
 from step_jax.runs import stopping
 from tests import fake_config
 from tests import fake_world
+from tests import trackers_test
 
+_ROOT = pathlib.Path(__file__).parents[1]
 _NUM_TASKS = len(fake_world.TRAIN_TASKS)
 _NUM_SLOTS = 4 * 8
 # Of a run that was interrupted and one that was not, these differ.
@@ -139,7 +143,8 @@ def _episodes(workdir):
 def made_run(tmp_path_factory):
   """Five rounds without interruption."""
   workdir = tmp_path_factory.mktemp('runs') / 'new' / 'run'
-  train.train(_config(num_rounds=5, eval_every=2), workdir)
+  train.train(_config(
+      num_rounds=5, eval_every=2, trackers=('tensorboard',)), workdir)
   return workdir
 
 
@@ -157,6 +162,8 @@ def _in_training(job):
 def test_every_round_has_the_fields_of_the_contract(run):
   rows = _rows(run)
   assert [row['round'] for row in rows] == list(range(5))
+  assert {name for row in rows for name in row} == (
+      fields.FIELDS.keys() - {'eval_drawn_success_rate'})
   for row in rows:
     assert row.keys() >= _FIELDS
     assert all(isinstance(row[name], (int, float)) for name in _FIELDS)
@@ -229,12 +236,29 @@ def test_evaluations_come_every_second_round_and_last(run):
 def test_the_folder_holds_what_was_promised(run):
   assert {path.name for path in run.iterdir()} == {
       'config.json', 'metrics.jsonl', 'success_rates.npy', 'evaluation.json',
-      'initial_evaluation.json', 'checkpoints', 'report', 'lock', 'episodes'}
+      'initial_evaluation.json', 'checkpoints', 'report', 'lock', 'episodes',
+      'tensorboard'}
   assert sorted(_digests(run)) == [4, 5]
   assert json.loads((run / 'config.json').read_text())['group_size'] == 8
   for name in ('learning_curve', 'signals', 'slots_per_task'):
     pixels = matplotlib.image.imread(run / 'report' / f'{name}.png')
     assert pixels.std() > .01
+
+
+def test_tensorboard_has_the_numbers_of_the_rows_and_ten_episodes(run):
+  scalars, pictures = trackers_test.read_events(run / 'tensorboard')
+  rows = _rows(run)
+  numbers = {name for row in rows for name in row} - {
+      'round', 'slots_per_task', 'successes_per_task'}
+  assert scalars.keys() == numbers
+  for row in rows:
+    for name in numbers & row.keys():
+      assert scalars[name][row['round']] == pytest.approx(row[name])
+  assert pictures.keys() == {
+      f'{name}/{i}' for name in ('before_training', 'episodes')
+      for i in range(10)}
+  assert list(pictures['episodes/9']) == [1, 3, 4]
+  assert pictures['before_training/0'][0].convert('L').getextrema()[0] < 90
 
 
 def test_a_run_is_shown_and_stays_as_it_is(run, tmp_path):
@@ -430,7 +454,7 @@ def test_every_method_runs(run, method_runs, method):
   rows = _rows(workdir)
   assert len(rows) == 2
   for row in rows:
-    assert row.keys() >= _FIELDS
+    assert _FIELDS <= row.keys() <= fields.FIELDS.keys()
     assert None not in row.values()
     if methods.METHODS[method].sampler == 'uniform' and method != 'dapo':
       assert row['replaced_fraction'] == 0
@@ -491,8 +515,9 @@ def test_fixed_tasks_are_one_instance_and_draws_are_told_besides(
   for row in evaluation.values():
     assert row['episodes'] == row['drawn_episodes'] == 3
   drawn = evaluation_lib.success_rates(evaluation, 'drawn_')
-  assert _rows(tmp_path)[-1]['eval_drawn_success_rate'] == (
-      pytest.approx(drawn.mean()))
+  last = _rows(tmp_path)[-1]
+  assert last['eval_drawn_success_rate'] == pytest.approx(drawn.mean())
+  assert last.keys() == fields.FIELDS.keys()
 
 
 @pytest.fixture(scope='module', name='dapo_run')
@@ -568,6 +593,24 @@ def test_smoothing_by_ema(tmp_path, monkeypatch):
   assert expected.any()
   np.testing.assert_allclose(
       np.load(tmp_path / 'success_rates.npy')[-1], expected, rtol=1e-5)
+
+
+def test_the_tutorials_world_is_learned(tmp_path, monkeypatch):
+  """The page's files; they share what the fake world compiles."""
+  page = (_ROOT / 'docs' / 'tutorial.md').read_text()
+  world, config = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
+  assert len(world.split('\n')) <= 42 and 'in 40 lines' in page
+  (tmp_path / 'lights.py').write_text(world)
+  monkeypatch.syspath_prepend(str(tmp_path))
+  names: dict = {}
+  exec(config, names)  # our own page
+  config = names['get_config']()
+  config.trackers, config.group_weight = (), 'sum'  # as compiled already
+  train.train(config, tmp_path / 'run')
+  for name, low, high in (('initial_evaluation', 0, .5), ('evaluation', .8, 1)):
+    rates = evaluation_lib.success_rates(
+        metrics.read_json(tmp_path / 'run' / f'{name}.json'))
+    assert low <= rates.mean() <= high, name
 
 
 def _spy_on_rounds(monkeypatch, change=None):

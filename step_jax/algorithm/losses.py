@@ -41,14 +41,15 @@ def clipped_surrogate_loss(
     log_probs: `[..., L]` of the policy being trained.
     behaviour_log_probs: `[..., L]` of the policy that produced the tokens,
       under the same temperature and legality masks.
-    advantages: `[...]`, one for each response.
+    advantages: `[...]`, one for each response, or `[..., L]`, one for each
+      token.
     clip_low: rho is clipped at 1 - clip_low.
     clip_high: rho is clipped at 1 + clip_high.
     importance_cap: C; 0 takes rho against the behaviour policy, unweighted.
       May be traced, as the bounds may.
     old_log_probs: `[..., L]` of the learner's policy at the beginning of the
       update, a constant; read if there is a cap, or it is traced.
-    where: `[..., L]` bool, valid tokens.
+    where: `[..., L]` bool, valid tokens; or numbers, 0 where they are not.
     normaliser: what the masked sum is divided by; its own number of valid
       tokens by default. Pass the round's number of tokens per optimiser step
       so that padding and splitting never change the gradient's meaning.
@@ -59,6 +60,7 @@ def clipped_surrogate_loss(
   Raises:
     ValueError: for a cap without `old_log_probs`.
   """
+  where = jnp.asarray(where).astype(bool)
   reference, has_cap = behaviour_log_probs, is_given(importance_cap)
   if has_cap:
     if old_log_probs is None:
@@ -120,9 +122,13 @@ def _ratio(
     where: chex.Array,
 ) -> tuple[chex.Array, chex.Array]:
   """rho and the advantages of each token `[..., L]`, 1 and 0 where masked."""
-  chex.assert_shape(advantages, log_probs.shape[:-1])
   ratio = _exp_difference(log_probs, behaviour_log_probs, where)
-  return ratio, jnp.where(where, masking.as_float(advantages)[..., None], 0)
+  advantages = masking.as_float(advantages)
+  if advantages.ndim < log_probs.ndim:  # one for each response
+    chex.assert_shape(advantages, log_probs.shape[:-1])
+    advantages = jnp.broadcast_to(advantages[..., None], log_probs.shape)
+  chex.assert_equal_shape([advantages, log_probs])
+  return ratio, jnp.where(where, advantages, 0)
 
 
 def _exp_difference(

@@ -158,6 +158,6 @@ def imitate_loaded(
           lambda x: x[index], observations) for index in rows)) as loaded:
     for number, index in enumerate(rows):
       carry, loss = step(frozen.get(), carry, next(loaded), tokens[index])
-      losses[number] = loss  # waits for the step
+      losses[number] = jax.device_get(loss)  # waits for the step
       on_step(number + 1, losses[number])
   return carry[0], losses

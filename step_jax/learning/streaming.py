@@ -85,9 +85,9 @@ def make_learner(
 
   @jax.jit
   def score(frozen_params, params, rows):
-    return updates.score(
+    return placement.whole(updates.score(
         log_prob_fn, frozen.join(params, frozen_params),
-        placement.rows(rows))[0]
+        placement.rows(rows))[0])
 
   @functools.partial(jax.jit, donate_argnums=0)
   def take_step(progress, taken):

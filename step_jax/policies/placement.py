@@ -51,6 +51,10 @@ class Placement:
     """Cuts the first axis of every leaf, inside jit."""
     return jax.tree.map(lambda x: self.cut(x, 'data'), tree)
 
+  def whole(self, tree: Any) -> Any:
+    """Lays every leaf whole on every device, and so on every host."""
+    return jax.tree.map(lambda x: self.cut(x), tree)
+
   def pin(self, tree: Any) -> Any:
     """Constrains every leaf to its rule, inside jit."""
     if self.mesh is None:

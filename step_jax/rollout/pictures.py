@@ -50,12 +50,12 @@ class ScreenshotStore:
     if self._max_size:
       ending, picture = 'webp', self._shrink(picture)
     number = self._count(1)
-    draft = self.folder / f'draft{number}'
-    draft.write_bytes(picture)
-    draft.rename(self._path(number, ending))
-    for old in _ENDINGS:
-      self._path(number - self._capacity, old).unlink(missing_ok=True)
+    self._write(number, picture, ending)
     return number
+
+  def copy(self, number: int, picture: bytes) -> None:
+    """Keeps what `read` gave of another store, under its number there."""
+    self._write(number, picture, _ENDINGS[0])
 
   def get(self, number: int) -> Image.Image:
     """Returns a picture.
@@ -63,11 +63,27 @@ class ScreenshotStore:
     Raises:
       KeyError: there is none of this number, or not any more.
     """
+    return Image.open(io.BytesIO(self.read(number)))
+
+  def read(self, number: int) -> bytes:
+    """Returns a picture's file.
+
+    Raises:
+      KeyError: as of `get`.
+    """
     for ending in _ENDINGS:
       with contextlib.suppress(FileNotFoundError):
-        return Image.open(io.BytesIO(self._path(number, ending).read_bytes()))
+        return self._path(number, ending).read_bytes()
     raise KeyError(f'expected the number of a picture in {self.folder}, '
                    f'got {number}')
+
+  def _write(self, number: int, picture: bytes, ending: str) -> None:
+    """Writes a picture at once and whole, and removes the oldest."""
+    draft = self.folder / f'draft{number}'
+    draft.write_bytes(picture)
+    draft.rename(self._path(number, ending))
+    for old in _ENDINGS:
+      self._path(number - self._capacity, old).unlink(missing_ok=True)
 
   def _path(self, number: int, ending: str) -> pathlib.Path:
     return self.folder / f'{number:010d}.{ending}'

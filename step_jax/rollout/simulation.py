@@ -90,7 +90,7 @@ def make_simulate(
     _, _, stored = jax.lax.while_loop(
         lambda carry: jnp.any(carry[0].slots < num_slots), play,
         (lanes, jnp.int32(num_lanes), empty))
-    return _as_trajectory(task_ids, *stored)
+    return placement.whole(_as_trajectory(task_ids, *stored))
 
   return simulate
 

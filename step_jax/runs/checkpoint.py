@@ -45,7 +45,7 @@ class Checkpoints:
     self._directory = directory.absolute()
     self._warn = warn
     self._read_only = read_only
-    self._checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+    self._checkpointer = _make_checkpointer()
     if not read_only:
       with files.writing(self._directory):
         self._directory.mkdir(exist_ok=True)
@@ -109,7 +109,8 @@ class Checkpoints:
 
     Args:
       template: a pytree of arrays, or of `jax.ShapeDtypeStruct`, of the right
-        shapes and placement; without a placement, it is the first device.
+        shapes and placement; without a placement, it is the first device, and
+        for arrays of numpy the host.
 
     Returns:
       `(num_rounds, state)`, or None if there is none.
@@ -195,6 +196,18 @@ class Checkpoints:
     self._checkpointer.close()
 
 
+def _make_checkpointer() -> ocp.Checkpointer:
+  """Of several hosts one writes and reads, and waits for no other."""
+  own = jax.process_index()
+  options: dict[str, Any] = {
+      'multiprocessing_options': ocp.options.MultiprocessingOptions(
+          primary_host=own, active_processes={own})}
+  return ocp.Checkpointer(ocp.CompositeCheckpointHandler(
+      state=ocp.StandardCheckpointHandler(**options),
+      digest=ocp.JsonCheckpointHandler(**options),
+      composite_options=ocp.CompositeOptions(**options)), **options)
+
+
 def _is_damaged(folder: pathlib.Path) -> bool:
   """Whether a checkpoint's files are not those that were written.
 
@@ -224,7 +237,9 @@ def _leaves(state: Any) -> dict[str, str]:
       for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
 
 
-def _place(leaf: Any) -> jax.ShapeDtypeStruct:
+def _place(leaf: Any) -> Any:
+  if isinstance(leaf, np.ndarray):
+    return leaf  # it is read to the host
   sharding = getattr(leaf, 'sharding', None)
   return jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=sharding

@@ -103,6 +103,15 @@ class EpisodeLog:
         collection, np.array(sorted(set(slots))), self._tasks,
         kind='drawn' if is_drawn else 'evaluation', rounds=num_rounds))
 
+  def of_evaluation(self, num_rounds: int) -> list[episodes_lib.Episodes]:
+    """What waits of the evaluation after `num_rounds`, described, one each."""
+    found = [part.take([place]) for part in self._waiting
+             for place, about in enumerate(part.about)
+             if about['kind'] != 'round' and about['round'] == num_rounds]
+    for one in found:
+      episodes_lib.describe(one, self._read)
+    return found
+
   def write(self, num_rounds: int) -> None:
     """Writes what is kept of the rounds done; before their checkpoint."""
     whole = [part.take([i for i, about in enumerate(part.about)

@@ -66,10 +66,8 @@ def make_policy(
       num_tokens=num_tokens,
       stop_ids=[vocabulary.find(token) for token in stops],
       legal=legal_tokens(config, vocabulary, stops))
-
-  def make(model):
-    return sampling.make_policy(model, **options)
-
+  make: Callable[[model_lib.Model], sampling.Sampler] = functools.partial(
+      sampling.make_policy, **options)
   dtype = frozen_dtype if lora else jnp.float32
   init = _initialiser(source, model, placement, dtype)
   if lora is None:

@@ -151,8 +151,8 @@ def _sample(
   state = jax.lax.while_loop(
       lambda state: (state.step < num_tokens - 1) & jnp.any(state.alive),
       body, state)
-  return base.ActionSample(
-      state.tokens, state.log_probs, _token_mask(state.tokens, stops))
+  return model.placement.whole(base.ActionSample(
+      state.tokens, state.log_probs, _token_mask(state.tokens, stops)))
 
 
 def _draw(logits, state, *, rng_keys, stops, legal, temperature, placement):
