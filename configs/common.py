@@ -82,8 +82,10 @@ def base_config() -> ml_collections.ConfigDict:
   config.policy.vocabulary = 1024  # rows of the hashed word table
   config.policy.acting_batch_size = 4  # rows of a policy call
 
-  # Who answers rows: the policy in this process ('local'), or inference servers
-  # ('sglang' or 'vllm'), for policy.name 'qwen_vl' with a checkpoint.
+  # Who answers rows: the policy in this process, in calls ('local') or, if its
+  # name is 'qwen_vl', in slots that are free as soon as a response has ended
+  # ('continuous'); or inference servers ('sglang' or 'vllm'), if it has a
+  # checkpoint, too.
   config.actor = ml_collections.ConfigDict()
   config.actor.name = 'local'
   config.actor.addresses = ()  # such as 'http://10.0.0.1:30000'

@@ -134,18 +134,22 @@ def _check_actor(
     expect: Callable[[str, bool, str], None]) -> None:
   """Inference servers: which ones, and of what they can be."""
   actor = config.actor
-  expect('actor.name', actor.name in ('local', 'sglang', 'vllm'),
-         "'local', 'sglang' or 'vllm'")
+  expect('actor.name',
+         actor.name in ('local', 'continuous', 'sglang', 'vllm'),
+         "'local', 'continuous', 'sglang' or 'vllm'")
   expect('actor.dtype', actor.dtype in ('float32', 'bfloat16'),
          "'float32' or 'bfloat16'")
-  if actor.name == 'local':
+  is_large = config.policy.name == 'qwen_vl'
+  if actor.name == 'continuous':
+    expect('actor.name', is_large and not config.policy.lora.rank,
+           "'local' without a vision-language model, or with adapters")
+  if actor.name in ('local', 'continuous'):
     return
   expect('actor.addresses', len(actor.addresses) > 0 and all(
       isinstance(address, str) and urllib.parse.urlsplit(address).scheme in (
           'http', 'https') for address in actor.addresses),
          "a tuple of addresses such as 'http://10.0.0.1:30000'")
-  expect('actor.name', config.policy.name == 'qwen_vl'
-         and bool(config.policy.checkpoint),
+  expect('actor.name', is_large and bool(config.policy.checkpoint),
          "'local' without a policy.checkpoint, which servers load")
 
 

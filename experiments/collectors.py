@@ -18,6 +18,7 @@ from step_jax.rollout import pictures
 from step_jax.rollout import simulation
 from step_jax.rollout import workers
 from step_jax.rollout.actors import base as actors
+from step_jax.rollout.actors import continuous
 from step_jax.rollout.actors import local
 from step_jax.runs import hosts
 from step_jax.runs import progress as progress_lib
@@ -76,8 +77,8 @@ def _in_processes(
     progress: progress_lib.RunProgress, should_stop: Callable[[], bool],
 ) -> Collector:
   batch_size = setup.acting_batch_size
-  policy: actors.Actor = setup.remote or local.Local(
-      setup.policy, batch_size=batch_size)
+  policy: actors.Actor = setup.remote or _in_this_process(setup)
+  is_local = setup.config.actor.name == 'local'
   expert = local.Immediate(functools.partial(
       local.expert_actor, encode=setup.codec.encode))
   play: Callable[..., collect_lib.Collection] = functools.partial(
@@ -97,8 +98,8 @@ def _in_processes(
         published = player.params
       collection = play(
           jobs, policy if player else expert, player or actors.EXPERT,
-          # Servers make their own batches.
-          batch_size=None if setup.remote and player else batch_size,
+          # Servers and slots take whatever waits.
+          batch_size=batch_size if is_local or player is None else None,
           should_stop=should_stop, on_progress=progress.episodes(name))
     num_lost = int((~collection.trajectory.valid).sum())
     if 2 * num_lost > len(jobs):
@@ -106,6 +107,18 @@ def _in_processes(
                    f'last one to {collection.lost_to}')
     return collection
   return collect
+
+
+def _in_this_process(setup: Any) -> actors.Actor:
+  """The policy on its devices: rows in calls, or in slots."""
+  rows = setup.acting_batch_size
+  if setup.config.actor.name != 'continuous':
+    return local.Local(setup.policy, batch_size=rows)
+  if setup.placement.mesh is not None:
+    raise checks.UserError(
+        "expected actor.name to be 'local' on a mesh of devices, got "
+        "'continuous', which was never tried there")
+  return continuous.Continuous(setup.policy, num_slots=rows)
 
 
 def _channel(setup: Any, should_stop: Callable[[], bool]) -> hosts.Channel:

@@ -7,6 +7,7 @@ import pathlib
 import shutil
 from typing import Any
 
+import jax
 import ml_collections
 
 from experiments import checks
@@ -30,10 +31,14 @@ def make_remote(
       `actor.folder` is another place.
 
   Raises:
-    UserError: a package is missing.
+    UserError: a package is missing, or the run has several hosts.
   """
   options = config.actor
-  if options.name == 'local':
+  if options.name != 'local' and jax.process_count() > 1:
+    raise checks.UserError(
+        "expected actor.name to be 'local' on several hosts, which draw "
+        f'together, got {options.name!r}')
+  if options.name in ('local', 'continuous'):
     return None
   try:
     from step_jax.rollout.actors import server  # httpx is an extra

@@ -8,8 +8,10 @@ import httpx
 import jax
 import numpy as np
 import pytest
+import tokenizers
 
 from experiments import checks
+from experiments import collectors
 from experiments import rounds
 from experiments import serving
 from experiments import setups
@@ -17,11 +19,15 @@ from experiments import train
 from experiments import worlds
 from step_jax.algorithm import types
 from step_jax.policies import base as policies
+from step_jax.policies.qwen_vl import model as model_lib
+from step_jax.policies.qwen_vl import policy as policy_lib
+from step_jax.policies.qwen_vl import saving
+from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
+from step_jax.policies.qwen_vl import vocabulary as vocabulary_lib
 from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import workers
 from step_jax.rollout.actors import alternatives
 from step_jax.rollout.actors import base as actors
-from step_jax.rollout.actors import continuous
 from step_jax.rollout.actors import engine as engine_lib
 from step_jax.rollout.actors import fleet as fleet_lib
 from step_jax.rollout.actors import local
@@ -30,19 +36,37 @@ from step_jax.rollout.actors import serve
 from tests import fake_servers
 from tests import fake_world
 from tests import vision_language_test
-from tests import vision_language_training_test
 
 _JOBS = [workers.Job(slot, 0, 100 + slot) for slot in range(4)]
 _STEPS = 2
 _KEY = jax.random.key(7)
 _LENGTH = 3  # of a response
+_START = 257  # <|im_start|>, which may not be written
 
 
 @pytest.fixture(scope='module', name='folder')
 def made_folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('actors')
-  vision_language_training_test._save_tiny_checkpoint(folder / 'model')
+  _save_checkpoint(folder / 'model')
   return folder
+
+
+def _save_checkpoint(folder):
+  """A random Qwen2.5-VL that spells, so that a token costs little."""
+  letters = tokenizer_lib.byte_letters()
+  tokenizer = tokenizer_lib._bpe(tokenizers.models.BPE(
+      vocab={letter: place for place, letter in enumerate(letters)},
+      merges=[]))
+  tokenizer_lib._add(tokenizer, {
+      len(letters) + place: (token, True)
+      for place, token in enumerate(tokenizer_lib.SPECIAL)})
+  vocabulary = vocabulary_lib.Vocabulary(tokenizer)
+  config = policy_lib.tiny_config(
+      vocabulary, width=16, num_layers=1, vision_layers=1, num_heads=2,
+      rope_theta=100.)
+  params = model_lib.init_params(model_lib.Model(config), jax.random.key(0))
+  saving.save_params(folder, config, params)
+  tokenizer.save(str(folder / 'tokenizer.json'))
 
 
 @pytest.fixture(scope='module', name='setup')
@@ -50,10 +74,15 @@ def made_setup(folder):
   config = vision_language_test.make_config(**{
       'actor.name': 'sglang', 'actor.addresses': ('http://127.0.0.1:1',),
       'actor.dtype': 'float32', 'actor.bound': 1e-4,
-      'policy.checkpoint': str(folder / 'model'), 'policy.min_pixels': 56 * 56,
       'policy.response_length': _LENGTH, 'max_steps': _STEPS,
-      'env.tasks': ('click',)})
+      **_of_checkpoint(folder)})
   return setups.make_setup(config, worlds.make_world(config, workdir=folder))
+
+
+def _of_checkpoint(folder):
+  return {'policy.checkpoint': str(folder / 'model'),
+          'policy.min_pixels': 56 * 56, 'policy.prompt_length': 200,
+          'env.tasks': ('click',)}
 
 
 @pytest.fixture(scope='module', name='params')
@@ -230,7 +259,7 @@ _FAULTS = {
         _tokens(lambda x: x[1:]), _tokens(lambda x: [[None, 5]] * len(x)),
         _edit('completion_tokens', lambda x: x + 1)],
     'an illegal token, an abort, another prompt': [
-        _tokens(lambda x: [[one[0], 151_655] for one in x]),
+        _tokens(lambda x: [[one[0], _START] for one in x]),
         _edit('finish_reason', lambda x: {'type': 'abort'}),
         _edit('prompt_tokens', lambda x: x + 1)],
     'a lost connection': ['drop'],
@@ -409,18 +438,19 @@ def test_our_server_says_what_it_does_not_know(
   assert serve.main([f'--checkpoint={folder}']) == 2
 
 
-def test_slots_give_what_a_call_gives(tmp_path):
+def test_slots_give_what_a_call_gives(folder):
   """Rows come while others are answered; some responses end early."""
   config = vision_language_test.make_config(**{
-      'policy.response_length': 12, 'max_steps': 3, 'env.tasks': ('click',)})
-  setup = setups.make_setup(config, worlds.make_world(config, workdir=tmp_path))
-  assert setup.policy.slots is not None
+      'policy.response_length': 12, 'max_steps': 3,
+      'actor.name': 'continuous', **_of_checkpoint(folder)})
+  setup = setups.make_setup(config, worlds.make_world(config, workdir=folder))
+  assert setup.policy.slots is not None and setup.remote is None
   params = setup.policy.init(jax.random.key(0))
   stop, = setup.policy.served.stop_ids[:1]
-  params['text']['head'] = params['text']['head'].at[stop].multiply(8.)
+  params['text']['head'] = params['text']['head'].at[stop].multiply(60.)
   collected = []
   for actor in (local.Local(setup.policy, batch_size=2),
-                continuous.Continuous(setup.policy, num_slots=2)):
+                collectors._in_this_process(setup)):
     actor.publish(params, 1)
     with fake_world.LocalPool(setup.world.make_env, num_workers=3) as pool:
       collected.append(collect_lib.collect(

@@ -1,6 +1,7 @@
 """Tests of the sentences that users get."""
 import sys
 
+import jax
 import ml_collections
 import pytest
 
@@ -63,6 +64,7 @@ def _config(**changes):
     ('optimizer.num_minibatches', 0),
     ('optimizer.micro_batch_size', 0),
     ('actor.name', 'tgi'),
+    ('actor.name', 'continuous'),
     ('actor.dtype', 'int8'),
     ('actor.timeout', 0.),
     ('actor.bound', _NAN),
@@ -107,6 +109,13 @@ def test_inference_servers_have_addresses_and_a_checkpoint(
     return
   with pytest.raises(checks.UserError, match=f'^expected {field} to be '):
     checks.check_config(config)
+
+
+def test_several_hosts_draw_themselves(monkeypatch):
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  with pytest.raises(checks.UserError, match="actor.name to be 'local' on se"):
+    serving.make_remote(_config(**{'actor.name': 'vllm'}), None, None)
+  assert serving.make_remote(_config(), None, None) is None
 
 
 def test_servers_need_a_package(monkeypatch):

@@ -85,6 +85,7 @@ class FakeVLLM(FakeSGLang):
     super().__init__(engine, folder)
     self.app = app = fastapi.FastAPI()
     self.is_paused = False
+    image = engine._config.image_token_id
 
     @app.post('/v1/chat/completions/render')
     async def render(body: dict):
@@ -92,7 +93,7 @@ class FakeVLLM(FakeSGLang):
       url = part['image_url']['url']
       height, width = np.shape(_picture(url))[:2]
       length = height * width // 28**2
-      return {'token_ids': [7, 8] + [151_655] * length + [9], 'features': {
+      return {'token_ids': [7, 8] + [image] * length + [9], 'features': {
           'mm_hashes': {'image': ['x']}, 'kwargs_data': {'image': [url]},
           'mm_placeholders': {'image': [{'offset': 2, 'length': length}]}}}
 
@@ -103,7 +104,7 @@ class FakeVLLM(FakeSGLang):
       assert options['logprobs'] == 0 and options['top_k'] == -1
       place, = body['features']['mm_placeholders']['image']
       assert set(body['token_ids'][place['offset']:][:place['length']]) == {
-          151_655}
+          image}
       result = await asyncio.wrap_future(engine.submit(
           engine_lib.Way(
               options['max_tokens'], tuple(options['stop_token_ids']),
@@ -133,6 +134,7 @@ class FakeVLLM(FakeSGLang):
     @app.post('/resume')
     async def resume():
       self.is_paused = False
+    image = engine._config.image_token_id
 
     @app.post('/reset_prefix_cache')
     async def reset():
