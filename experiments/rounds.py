@@ -82,15 +82,13 @@ def play_round(
       not to begin.
   """
   started = time.monotonic()
-  config, num_tasks = setup.config, len(setup.world.tasks)
-  params = state.learner.params
+  config, params = setup.config, state.learner.params
   play = functools.partial(
       _play, setup, params if state.acting is None else state.acting,
       state.sampler, round_index, collect)
   played = play() if ahead is None else ahead.take(round_index, play)
-  collection, base_ids, rollout_key, rollout_seconds = played
   waited = time.monotonic()
-  trajectory = collection.trajectory
+  trajectory = played.collection.trajectory
   total, valid = trajectory.valid.size, int(trajectory.valid.sum())
   if 2 * valid < total:
     raise checks.RunError(
@@ -107,10 +105,10 @@ def play_round(
   if setup.remote is None:
     begin()
   batch, success_rate, augmented = _assign(
-      setup, state, trajectory, rollout_key)
+      setup, state, trajectory, played.rollout_key)
   if setup.remote is not None:  # which answers one at a time
     begin()
-  keep(round_index, collection, batch, success_rate)
+  keep(round_index, played.collection, batch, success_rate)
   seen = signals.of_round(trajectory, batch)
   new_learner, results = setup.learner.update(state.learner, batch)
   results = jax.device_get(results)
@@ -123,26 +121,33 @@ def play_round(
   return RunState(new_learner, success_rate, sampler_state, acting), {
       'round': round_index,
       'seconds': now - started,
-      'rollout_seconds': rollout_seconds,
+      'rollout_seconds': played.seconds,
       'update_seconds': now - waited,
       'lag': int(config.lag and round_index > 0),
-      'success_rate': trajectory.successes.sum() / valid,
       'tasks_above_60': int((success_rate > 0.6).sum()),
-      'replaced_fraction': np.mean(
-          trajectory.task_ids != np.repeat(base_ids, config.group_size)),
-      'trajectories': total,
-      'valid_trajectories': valid,
+      'augmented_steps': augmented,
+  } | _counts(setup, played) | seen | results
+
+
+def _counts(setup: setups.Setup, played: Played) -> dict[str, Any]:
+  """What is written down of a round's trajectories."""
+  collection, trajectory = played.collection, played.collection.trajectory
+  num_tasks = len(setup.world.tasks)
+  return {
+      'success_rate': trajectory.successes.sum() / trajectory.valid.sum(),
+      'replaced_fraction': np.mean(trajectory.task_ids != np.repeat(
+          played.base_ids, setup.config.group_size)),
+      'trajectories': trajectory.valid.size,
+      'valid_trajectories': int(trajectory.valid.sum()),
       'out_of_steps': int((
           trajectory.valid & ~trajectory.successes
           & trajectory.step_mask.all(axis=1)).sum()),
       'environment_failures': collection.environment_failures,
       'environment_steps': collection.environment_steps,
-      'augmented_steps': augmented,
       'slots_per_task': np.bincount(
           trajectory.task_ids, minlength=num_tasks),
       'successes_per_task': np.bincount(
-          trajectory.task_ids, trajectory.successes, num_tasks).astype(int),
-  } | seen | results
+          trajectory.task_ids, trajectory.successes, num_tasks).astype(int)}
 
 
 def _begin(

@@ -24,7 +24,15 @@ def as_float(x: chex.Array) -> chex.Array:
 
 
 def in_range(ids: chex.Array, size: int) -> chex.Array:
-  """Which ids lie in `[0, size)`; the others count for nothing anywhere."""
+  """Which ids lie in `[0, size)`; the others count for nothing anywhere.
+
+  Args:
+    ids: `[...]` int.
+    size: of what they number.
+
+  Returns:
+    `[...]` bool.
+  """
   return (0 <= ids) & (ids < size)
 
 
@@ -46,7 +54,16 @@ def masked_sum(
 
 def masked_mean(
     x: chex.Array, where: chex.Array, axis: int | None = None) -> chex.Array:
-  """Mean of the valid entries of `x`; see `masked_sum` for the arguments."""
+  """Mean of the valid entries of `x`.
+
+  Args:
+    x: `[...]` values; entries behind the mask may be anything.
+    where: bool, the shape of `x`, True = valid.
+    axis: axis to reduce, all of them if None.
+
+  Returns:
+    The reduced array, at least float32; 0 where nothing is valid.
+  """
   count = jnp.sum(where, axis=axis)
   total = masked_sum(x, where, axis)
   return total / jnp.maximum(count, 1).astype(total.dtype)
@@ -86,10 +103,19 @@ def group_spread(
     num_groups: int,
     where: chex.Array,
 ) -> chex.Array:
-  """Whether the valid members of each group differ: `[num_groups]` bool.
+  """Whether the valid members of each group differ.
 
   Decided by comparing the largest with the smallest member, so a group of any
   constant value has no spread, whatever rounding does to its mean.
+
+  Args:
+    x: `[B]` values.
+    group_ids: `[B]` int; what lies outside `[0, num_groups)` is not counted.
+    num_groups: number of groups.
+    where: `[B]` bool, True = valid.
+
+  Returns:
+    `[num_groups]` bool, False for a group without members.
   """
   chex.assert_equal_shape([x, group_ids, where])
   groups: dict[str, Any] = dict(
@@ -106,6 +132,12 @@ def group_max(
     where: chex.Array,
 ) -> chex.Array:
   """The largest valid entry of each group, a constant to `jax.grad`.
+
+  Args:
+    x: `[B]` values.
+    group_ids: `[B]` int; what lies outside `[0, num_groups)` is not counted.
+    num_groups: number of groups.
+    where: `[B]` bool, True = valid.
 
   Returns:
     `[num_groups]`, at least float32; -inf for a group without members.

@@ -36,7 +36,15 @@ def replacement_probability(
 
 
 def check_rule(threshold: chex.Numeric, sharpness: chex.Numeric) -> None:
-  """Raises as `replacement_probability`; a traced value is not checked."""
+  """Checks the numbers of the replacement rule (method 2) at the door.
+
+  Args:
+    threshold: s_0; a traced value is not checked.
+    sharpness: kappa; likewise.
+
+  Raises:
+    ValueError: unless 0 < threshold <= 1 and sharpness > 0.
+  """
   traced = jax.core.Tracer
   if not isinstance(threshold, traced) and not 0 < threshold <= 1:
     raise ValueError(f'expected threshold in (0, 1], got {threshold}')

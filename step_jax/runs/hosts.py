@@ -102,8 +102,7 @@ def from_leader(tree: Any) -> Any:
   """The leader's arrays, on every host; the others give the shapes."""
   if jax.process_count() == 1:
     return tree
-  make = np.asarray if is_leader() else (
-      lambda x: np.zeros(np.shape(x), np.asarray(x).dtype))
+  make = np.asarray if is_leader() else lambda x: np.zeros(x.shape, x.dtype)
   return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(
       jax.tree.map(make, tree)))
 

@@ -123,7 +123,17 @@ def smoothed(
 
 
 def check(name: str, value: Any, low: float, high: float) -> None:
-  """Raises unless low <= value <= high; a traced value is not checked."""
+  """Checks a number, or an array of them, at the door.
+
+  Args:
+    name: of the argument, for the message.
+    value: what was given; a traced value is not checked.
+    low: the smallest that is right.
+    high: the largest.
+
+  Raises:
+    ValueError: unless low <= value <= high.
+  """
   if isinstance(value, jax.core.Tracer):
     return
   if not np.all((low <= np.asarray(value)) & (np.asarray(value) <= high)):
@@ -131,6 +141,14 @@ def check(name: str, value: Any, low: float, high: float) -> None:
 
 
 def check_positive(name: str, value: Any) -> None:
-  """Raises unless value > 0; a traced value is not checked."""
+  """Checks a number at the door.
+
+  Args:
+    name: of the argument, for the message.
+    value: what was given; a traced value is not checked.
+
+  Raises:
+    ValueError: unless value > 0.
+  """
   if not isinstance(value, jax.core.Tracer) and not value > 0:
     raise ValueError(f'expected {name} > 0, got {value}')
