@@ -132,11 +132,12 @@ def play_round(
 def _counts(setup: setups.Setup, played: Played) -> dict[str, Any]:
   """What is written down of a round's trajectories."""
   collection, trajectory = played.collection, played.collection.trajectory
+  config, base_ids = setup.config, played.base_ids
   num_tasks = len(setup.world.tasks)
   return {
       'success_rate': trajectory.successes.sum() / trajectory.valid.sum(),
-      'replaced_fraction': np.mean(trajectory.task_ids != np.repeat(
-          played.base_ids, setup.config.group_size)),
+      'replaced_fraction': np.mean(
+          trajectory.task_ids != np.repeat(base_ids, config.group_size)),
       'trajectories': trajectory.valid.size,
       'valid_trajectories': int(trajectory.valid.sum()),
       'out_of_steps': int((
