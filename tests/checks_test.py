@@ -9,6 +9,7 @@ from configs import vlm_tiny
 from experiments import checks
 from experiments import serving
 from step_jax.algorithm import methods
+from step_jax.rollout import actors
 from tests import fake_config
 
 _NAN = float('nan')
@@ -120,6 +121,7 @@ def test_several_hosts_draw_themselves(monkeypatch):
 
 def test_servers_need_a_package(monkeypatch):
   monkeypatch.setitem(sys.modules, 'step_jax.rollout.actors.server', None)
+  monkeypatch.delattr(actors, 'server', raising=False)  # of another test
   with pytest.raises(checks.UserError, match='pip install -e .*server'):
     serving.make_remote(_config(**{'actor.name': 'vllm'}), None, None)
 

@@ -136,7 +136,7 @@ def test_two_machines_at_once_on_one_task(python, task, files, cache):
       thread.join()
     assert (scores[good], scores[bad]) == (1, 0)
     count = files.count
-    assert count == 2
+    assert count in (1, 2)  # 1 if the second came late
     assert play(python, good, made) == (1, '')
     assert files.count == count  # from the cache that all share
     assert [path.read_bytes() for path in cache.iterdir()] == [GOLD]
