@@ -24,6 +24,7 @@ import optax
 from step_jax.algorithm import credit
 from step_jax.algorithm import losses
 from step_jax.algorithm import types
+from step_jax.learning import alternatives
 from step_jax.learning import learner as learner_lib
 from step_jax.learning import loader
 from step_jax.learning import updates
@@ -143,27 +144,21 @@ def augment_steps(
   Returns:
     The round's batch; its observations are the stored ones, in numpy.
   """
-  singles, low = jax.device_get((singles, low))
-  order = np.nonzero(low)[0]
-  drawn = tuple(
-      np.repeat(x, num_candidates, axis=1)
-      for x in (singles.actions, singles.log_probs, singles.token_mask))
-  micros = list(_micro_batches(0, order, 0, len(order), micro_batch_size))
-  with contextlib.closing(load(
-      _rows(singles.observations, micro.rows) for micro in micros)) as loaded:
-    for micro in micros:
-      keys = _candidate_keys(
-          rng_key, micro.rows // max_steps, micro.rows % max_steps,
-          num_candidates=num_candidates)
-      sample = jax.device_get(sample_many(params, keys, next(loaded)))
-      for old, new in zip(drawn, sample):
-        old[micro.rows[micro.taken], 1:] = new[micro.taken]
-  agree = np.zeros((len(low), num_candidates), bool)
-  if len(order):
-    agree[order] = matches_fn(
-        _rows(singles.observations, order), drawn[0][order])
-  return credit.with_groups(
-      singles, low, drawn, agree, group_weight=group_weight)
+  def draw(order, observations):
+    micros = list(_micro_batches(
+        0, np.arange(len(order)), 0, len(order), micro_batch_size))
+    with contextlib.closing(load(
+        _rows(observations, micro.rows) for micro in micros)) as loaded:
+      for micro in micros:
+        rows = order[micro.rows]
+        keys = _candidate_keys(
+            rng_key, rows // max_steps, rows % max_steps,
+            num_candidates=num_candidates)
+        sample = jax.device_get(sample_many(params, keys, next(loaded)))
+        yield rows[micro.taken], _rows(sample, micro.taken)
+  return alternatives.add_alternatives(
+      singles, low, draw, matches_fn=matches_fn,
+      num_candidates=num_candidates, group_weight=group_weight)
 
 
 class _Jitted(NamedTuple):

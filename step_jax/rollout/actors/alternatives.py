@@ -3,11 +3,10 @@
 from typing import Any
 
 import chex
-import jax
-import numpy as np
 
 from step_jax.algorithm import credit
 from step_jax.algorithm import types
+from step_jax.learning import alternatives
 from step_jax.policies import base
 from step_jax.rollout.actors import base as actors
 
@@ -49,14 +48,8 @@ def augment_steps(
     ActorError: the actor cannot go on.
   """
   del params
-  singles, low = jax.device_get((singles, low))
-  order = np.nonzero(low)[0]
-  drawn = tuple(
-      np.repeat(x, num_candidates, axis=1)
-      for x in (singles.actions, singles.log_probs, singles.token_mask))
-  agree = np.zeros((len(low), num_candidates), bool)
-  if len(order):
-    observations = jax.tree.map(lambda x: x[order], singles.observations)
+
+  def draw(order, observations):
     tickets = actor.submit(
         actors.Rows(order // max_steps, order % max_steps, observations, ()),
         rng_key=rng_key, temperature=temperature,
@@ -65,9 +58,7 @@ def augment_steps(
     while left:
       for answer in actor.receive(_POLL_SECONDS):
         if answer.ticket in left:  # or it is late, of an environment's row
-          row = left.pop(answer.ticket)
-          for old, new in zip(drawn, answer.sample):
-            old[row, 1:] = new
-    agree[order] = matches_fn(observations, drawn[0][order])
-  return credit.with_groups(
-      singles, low, drawn, agree, group_weight=group_weight)
+          yield left.pop(answer.ticket), answer.sample
+  return alternatives.add_alternatives(
+      singles, low, draw, matches_fn=matches_fn,
+      num_candidates=num_candidates, group_weight=group_weight)
