@@ -44,11 +44,10 @@ def open_collector(
     UserError: no environment can be made, or what it shows does not fit the
       policy, for the reason that is told.
   """
-  if jax.process_count() > 1 and (setup.remote or setup.config.lag):
+  if jax.process_count() > 1 and setup.config.lag:
     raise checks.UserError(
-        "expected actor.name 'local' and lag 0 with --distributed, as the "
-        'hosts draw actions themselves, in one order, got '
-        f'{setup.config.actor.name!r} and {setup.config.lag}')
+        'expected lag to be 0 on several hosts, which compute in one order, '
+        f'got {setup.config.lag}')
   if setup.world.simulator is not None:
     yield simulated(setup, hosts.agreed(should_stop))
     return

@@ -19,8 +19,8 @@ import ml_collections
 
 from experiments import checks
 from experiments import commands
-from experiments import serving
 from experiments import saved
+from experiments import serving
 from experiments import setups
 from experiments import worlds
 

@@ -78,8 +78,8 @@ def play_round(
     round_index: from 0.
     collect: plays.
     keep: `(round_index, collection, batch, s_hat)`, is shown all of it.
-    ahead: begins the next round as soon as this one is credited; None if it is
-      not to begin.
+    ahead: with a lag, begins the next round as soon as this one is credited;
+      None if it is not to begin.
   """
   started = time.monotonic()
   config, params = setup.config, state.learner.params
@@ -156,7 +156,8 @@ def _begin(
     sampler_state: Any, round_index: int, collect: collectors.Collector
 ) -> None:
   """Lets a round be played from now on, unless an evaluation comes first."""
-  if ahead is not None and not is_evaluated(setup.config, round_index):
+  if setup.config.lag and ahead is not None and not is_evaluated(
+      setup.config, round_index):
     ahead.begin(round_index, functools.partial(
         _play, setup, acting, sampler_state, round_index, collect))
 

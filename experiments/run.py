@@ -11,6 +11,7 @@ import datetime
 import os
 import pathlib
 import sys
+from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
@@ -59,8 +60,9 @@ def _run(argv: list[str]) -> int:
     except hosts.HostError as error:
       print(error, file=sys.stderr)
       return 2
-    if not hosts.is_leader():
-      sys.stdout = open(os.devnull, 'w')  # the first speaks for all
+    if not hosts.is_leader():  # the first speaks for all, libraries included
+      with open(os.devnull, 'w') as nobody:
+        os.dup2(nobody.fileno(), sys.stdout.fileno())
   method = step_jax.METHODS.get(config.method)
   print(f'environment: {environment.description or environment.name}; method: '
         f'{config.method}{method and ", " + method.about or ""}')
@@ -70,9 +72,17 @@ def _run(argv: list[str]) -> int:
         config_flags.get_config_filename(flags.FLAGS['config'])).stem
     workdir = f'runs/{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}'
     print(f'workdir: {workdir}')
+  code = _train(config, workdir)
+  if code not in (0, 130):
+    hosts.leave(code)
+  return code
+
+
+def _train(config: Any, workdir: str) -> int:
   from experiments import checks
   from experiments import train
   from step_jax.runs import files
+  from step_jax.runs import hosts
   try:
     train.train(config, pathlib.Path(workdir))
     return 0
@@ -89,8 +99,4 @@ def _run(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  _code = main(sys.argv)
-  if _code not in (0, 130):
-    from step_jax.runs import hosts as _hosts
-    _hosts.leave(_code)
-  sys.exit(_code)
+  sys.exit(main(sys.argv))

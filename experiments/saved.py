@@ -59,6 +59,8 @@ def save(
     checkpoints: checkpoint.Checkpoints, num_rounds: int,
     state: rounds.RunState) -> None:
   """Writes a checkpoint, on the first host."""
+  if hosts.from_leader(np.array(num_rounds in checkpoints.rounds)):
+    return  # before anything is gathered
   state = hosts.whole(state)
   if hosts.is_leader():
     checkpoints.save(num_rounds, state)

@@ -86,16 +86,12 @@ def _train(
     setup: setups.Setup, workdir: pathlib.Path,
     checkpoints: checkpoint.Checkpoints) -> None:
   """Starts or goes on, with the folder to itself."""
-  config = setup.config
+  config, ahead = setup.config, ahead_lib.Ahead()
   with (stopping.StopRequest() as stop,
         progress_lib.RunProgress(config.num_rounds) as progress,
-        contextlib.ExitStack() as stack):
-    ahead = ahead_lib.Ahead() if config.lag else None
-    collect = stack.enter_context(collectors.open_collector(
-        setup, progress, stop if ahead is None else (
-            lambda: stop() or ahead.gives_up())))
-    if ahead is not None:
-      stack.enter_context(ahead)
+        collectors.open_collector(
+            setup, progress, lambda: stop() or ahead.gives_up()) as collect,
+        ahead):
     done, state = saved.restore(setup, checkpoints) or (0, None)
     if done > config.num_rounds:
       raise checks.UserError(
@@ -206,7 +202,7 @@ def _run_rounds(
     kept: episode_log.EpisodeLog,
     tracked: trackers.Trackers,
     collect: collectors.Collector,
-    ahead: ahead_lib.Ahead | None,
+    ahead: ahead_lib.Ahead,
     progress: progress_lib.RunProgress,
 ) -> None:
   """All rounds that are left, and the evaluations."""

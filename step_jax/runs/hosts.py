@@ -79,7 +79,7 @@ def leave(code: int) -> None:
 
   They end, too, as soon as they hear of it.
   """
-  if code and jax.process_count() > 1:
+  if code and jax.distributed.is_initialized():
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
