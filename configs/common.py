@@ -71,6 +71,8 @@ def base_config() -> ml_collections.ConfigDict:
   config.env.episodes = 'fixed'
   config.env.arguments = ml_collections.ConfigDict()  # of its class, besides
   config.env.num_workers = 4  # processes, one environment each
+  config.env.backend = 'processes'  # of this machine; or 'ray', a cluster's
+  config.env.ray_address = ''  # 'ray://host:10001', 'auto'; '' starts Ray here
   config.env.step_timeout = 20.0  # seconds for a step or a reset
   config.env.start_timeout = 120.0  # seconds to start an environment
 

@@ -1,7 +1,7 @@
 """What a user can get wrong, told in one sentence within seconds."""
 
 from collections.abc import Callable
-import importlib
+import importlib.util
 import json
 import math
 import pathlib
@@ -25,6 +25,7 @@ FREE_FIELDS = (
     'episodes.picture_size', 'mesh.data', 'mesh.model',
     'actor.addresses', 'actor.timeout', 'actor.folder',
     'env.num_workers', 'env.description', 'env.step_timeout',
+    'env.backend', 'env.ray_address',
     'env.start_timeout', 'env.arguments.addresses', 'env.arguments.address',
     'env.arguments.step_timeout', 'env.arguments.reset_timeout',
     'env.arguments.desktop_env_python', 'env.arguments.evaluator_processes',
@@ -99,6 +100,14 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   expect('env.num_workers', not addresses
          or config.env.num_workers <= len(addresses),
          f'at most {len(addresses)}, the number of env.arguments.addresses')
+  expect('env.backend', config.env.backend in ('processes', 'ray'),
+         "'processes' or 'ray'")
+  address = config.env.ray_address
+  expect('env.ray_address', address in ('', 'auto')
+         or address.startswith('ray://'), "'', 'auto' or 'ray://host:port'")
+  if config.env.backend == 'ray' and not importlib.util.find_spec('ray'):
+    raise UserError("env.backend 'ray' needs what is not installed; try pip "
+                    "install -e '.[ray]'")
   expect('lag', config.lag in (0, 1), '0 or 1')
   expect('optimizer.importance_cap',
          not config.lag or config.optimizer.importance_cap > 0,

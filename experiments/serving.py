@@ -13,6 +13,7 @@ import ml_collections
 from experiments import checks
 from experiments import worlds
 from step_jax.policies import base
+from step_jax.rollout import processes
 from step_jax.rollout.actors import base as actors
 from step_jax.runs import files
 
@@ -62,14 +63,14 @@ def make_remote(
 
 @contextlib.contextmanager
 def telling() -> Iterator[None]:
-  """Ends a run whose actor cannot go on.
+  """Ends a run whose actor or environments cannot go on.
 
   Raises:
-    RunError: in the place of an ActorError.
+    RunError: in the place of an ActorError or a KeeperError.
   """
   try:
     yield
-  except actors.ActorError as error:
+  except (actors.ActorError, processes.KeeperError) as error:
     raise checks.RunError(str(error)) from error
 
 

@@ -15,6 +15,9 @@ from experiments import checks
 from step_jax.envs import base
 from step_jax.envs import picture_env
 from step_jax.policies.qwen_vl import versions
+from step_jax.rollout import carrying
+from step_jax.rollout import pictures
+from step_jax.rollout import ray_processes
 from step_jax.rollout import simulation
 from step_jax.rollout import workers
 
@@ -201,8 +204,35 @@ def _find_tasks(
 
 def make_pool(
     world: World, config: ml_collections.ConfigDict) -> workers.WorkerPool:
-  """Starts the environments of a world."""
-  return workers.WorkerPool(
-      world.make_env, num_workers=config.env.num_workers,
-      step_timeout=config.env.step_timeout,
-      start_timeout=config.env.start_timeout)
+  """Starts the environments of a world.
+
+  Raises:
+    UserError: there is no such Ray cluster, or it is too small.
+  """
+  make_env, options = world.make_env, {}
+  if config.env.backend == 'ray':
+    make_env, store = _carry_pictures(world)
+    options['backend'] = functools.partial(
+        ray_processes.RayProcesses, num_workers=config.env.num_workers,
+        address=config.env.ray_address, store=store)
+  try:
+    return workers.WorkerPool(
+        make_env, num_workers=config.env.num_workers,
+        step_timeout=config.env.step_timeout,
+        start_timeout=config.env.start_timeout, **options)
+  except ray_processes.ClusterError as error:
+    raise checks.UserError(
+        f'{error}; see env.ray_address and env.num_workers') from error
+
+
+def _carry_pictures(world: World) -> tuple[
+    Callable[[], gymnasium.Env], pictures.ScreenshotStore | None]:
+  """`make_env` for another machine, and the store of what comes from there."""
+  if 'screenshot' not in (world.example or {}):
+    return world.make_env, None
+  drive: Any = world.make_env
+  field = 'folder' if 'folder' in drive.keywords else 'screenshots'
+  capacity = {name: value for name, value in drive.keywords.items()
+              if name == 'capacity'}
+  return functools.partial(carrying.CarriedPictures, drive, field), (
+      pictures.ScreenshotStore(drive.keywords[field], **capacity))

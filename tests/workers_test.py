@@ -18,6 +18,7 @@ import pytest
 
 from step_jax.rollout import crew
 from step_jax.rollout import keeper
+from step_jax.rollout import ray_processes
 from step_jax.rollout import workers
 from tests import fake_envs
 
@@ -62,9 +63,37 @@ def _until(condition):
     time.sleep(0.01)
 
 
+@pytest.fixture(scope='session', name='ray_here')
+def start_ray():
+  """Ray on this machine, as if the test that needs it first were none."""
+  ray = pytest.importorskip('ray')  # an extra that is not in `test`
+  with pytest.MonkeyPatch.context() as patch:
+    patch.delenv('STEP_JAX_TEST')
+    patch.delenv('TMPDIR')
+    patch.setattr(tempfile, 'tempdir', None)
+    for name, value in ray_processes.SETTINGS.items():
+      patch.setenv(name, value)
+    ray.init('local', num_cpus=6, include_dashboard=False)
+  yield
+  ray.shutdown()
+
+
+@pytest.fixture(params=['processes', 'ray'])
+def backend(request, monkeypatch):
+  """Of the pools of a test; Ray's are skipped where it is not installed."""
+  if request.param == 'ray':
+    request.getfixturevalue('ray_here')
+    monkeypatch.setitem(_DEFAULTS, 'backend', functools.partial(
+        ray_processes.RayProcesses, num_workers=1))
+  return request.param
+
+
+_DEFAULTS = {'num_workers': 2, 'step_timeout': 20.0}
+_on_both = pytest.mark.usefixtures('backend')
+
+
 def _pool(make_env=fake_envs.CountEnv, **options):
-  defaults = {'num_workers': 2, 'step_timeout': 20.0}
-  return workers.WorkerPool(make_env, **(defaults | options))
+  return workers.WorkerPool(make_env, **(_DEFAULTS | options))
 
 
 def _faulty(directory, **faults):
@@ -105,6 +134,7 @@ def _kinds(events):
   return collections.Counter(event.kind for event in events)
 
 
+@_on_both
 def test_plays_all_jobs_with_their_tasks_and_seeds():
   steps = collections.Counter()
 
@@ -129,6 +159,7 @@ def test_plays_all_jobs_with_their_tasks_and_seeds():
                    for s, j in enumerate(_jobs(*range(8), 2, 2))}
 
 
+@_on_both
 def test_a_wrong_action_earns_nothing():
   with _pool() as pool:
     def on_observation(event):
@@ -138,6 +169,7 @@ def test_a_wrong_action_earns_nothing():
   assert (event.kind, event.reward) == ('finished', 0.0)
 
 
+@_on_both
 def test_an_episode_that_is_cut_short_has_ended():
   with _pool(fake_envs.TruncatedEnv) as pool:
     event, = _play(pool, _jobs(2))  # of four steps, of which it plays one
@@ -145,6 +177,7 @@ def test_an_episode_that_is_cut_short_has_ended():
       'finished', 0.0, None)
 
 
+@_on_both
 def test_expert_jobs_get_the_expert_action():
   seen = []
   with _pool() as pool:
@@ -153,6 +186,7 @@ def test_expert_jobs_get_the_expert_action():
   assert sorted(seen) == [(0, ['expert_action'])] * 2 + [(1, [])] * 2
 
 
+@_on_both
 def test_a_slow_environment_holds_up_nobody(tmp_path):
   make_env = _faulty(tmp_path / 'marks', _7=('slow', 1))
   with _pool(make_env) as pool:
@@ -172,6 +206,7 @@ def test_a_slow_environment_holds_up_nobody(tmp_path):
   assert (event.job.slot, event.kind, event.reward) == (0, 'finished', 1.0)
 
 
+@_on_both
 def test_a_free_worker_resets_while_the_caller_thinks():
   with _pool(num_workers=1) as pool:
     pool.submit(_jobs(0, 0))
@@ -184,6 +219,7 @@ def test_a_free_worker_resets_while_the_caller_thinks():
                    (1, 'observation')]
 
 
+@_on_both
 @pytest.mark.parametrize('fault, kind, message', [
     ('exit', 'death', 'the worker process died'),
     ('raise', 'exception', "KeyError: 'broken'"),
@@ -203,6 +239,7 @@ def test_a_broken_episode_is_played_again(tmp_path, fault, kind, message):
   assert (retried.attempt, retried.reward) == (1, 1.0)
 
 
+@_on_both
 def test_garbage_is_a_failure_of_the_environment(tmp_path):
   make_env = _faulty(tmp_path / 'marks', **{
       f'_{task_id}': fault for task_id, fault in enumerate(
@@ -227,6 +264,7 @@ def test_fifty_failures_leave_no_open_file(tmp_path):
   assert _kinds(events) == {'failed': 50, 'finished': 1}
 
 
+@_on_both
 def test_an_answer_after_its_deadline_is_not_heard(tmp_path):
   make_env = _faulty(tmp_path / 'marks', _1='slow')
   with _pool(make_env, num_workers=1, step_timeout=1000.0) as pool:
@@ -242,6 +280,7 @@ def test_an_answer_after_its_deadline_is_not_heard(tmp_path):
   assert (event.kind, event.attempt, event.reward) == ('finished', 1, 1.0)
 
 
+@_on_both
 def test_an_environment_that_cannot_be_closed_is_killed():
   with _pool(fake_envs.StuckEnv, close_timeout=.1) as pool:
     assert _kinds(_play(pool, _jobs(0, 1))) == {'finished': 2}
@@ -261,6 +300,7 @@ def test_a_host_may_have_more_open_files_than_select_can_hear():
   resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
+@_on_both
 @pytest.mark.parametrize('fault', ['hang', 'hang_reset'])
 def test_a_hanging_environment_is_replaced(tmp_path, fault):
   make_env = _faulty(tmp_path / 'marks', _1=fault)
@@ -270,6 +310,7 @@ def test_a_hanging_environment_is_replaced(tmp_path, fault):
   assert _kinds(events) == {'finished': 6, 'failed': 1}
 
 
+@_on_both
 def test_a_job_is_lost_after_its_retries(tmp_path):
   make_env = _faulty(tmp_path / 'marks', _1=('raise', 3), _2=('exit', 2))
   with _pool(make_env) as pool:
@@ -281,6 +322,7 @@ def test_a_job_is_lost_after_its_retries(tmp_path):
   assert 'fake_envs' in lost.info['traceback']
 
 
+@_on_both
 def test_without_retries_the_first_failure_is_final(tmp_path):
   with _pool(_faulty(tmp_path / 'marks', _1='exit'), max_retries=0) as pool:
     assert _kinds(_play(pool, _jobs(1, 0))) == {'lost': 1, 'finished': 1}
@@ -305,6 +347,7 @@ def test_a_killed_or_frozen_worker_is_replaced(token, name, kind):
              if event.kind == 'finished')
 
 
+@_on_both
 def test_an_idle_worker_that_died_is_replaced():
   with _pool() as pool:
     for pid in _wait_for_workers(pool):
@@ -313,6 +356,7 @@ def test_an_idle_worker_that_died_is_replaced():
   assert _kinds(events)['finished'] == 3
 
 
+@_on_both
 def test_the_clock_stands_still_while_the_caller_thinks():
   with _pool(num_workers=1, step_timeout=1.0) as pool:
     _play(pool, _jobs(0))   # From now on resets have that limit, too.
@@ -325,6 +369,7 @@ def test_the_clock_stands_still_while_the_caller_thinks():
     assert pool.num_failures == 0
 
 
+@_on_both
 def test_large_answers_arrive_whole(tmp_path):
   sizes = []
   with _pool(_faulty(tmp_path / 'marks', _0=('big', 9))) as pool:
@@ -350,6 +395,7 @@ def test_an_answer_on_its_way_has_its_time_anew(monkeypatch):
     assert worker.state == 'busy' and not pool.num_failures
 
 
+@_on_both
 def test_wait_gives_up_after_its_timeout(tmp_path):
   with _pool(_faulty(tmp_path / 'marks', _1='slow')) as pool:
     assert pool.wait() == []
@@ -362,6 +408,7 @@ def test_wait_gives_up_after_its_timeout(tmp_path):
     (tmp_path / 'marks' / 'go').touch()
 
 
+@_on_both
 def test_a_mistake_in_the_factory_surfaces_at_once():
   with pytest.raises(workers.WorkerStartError) as caught:
     with _pool(fake_envs.bad_factory) as pool:
@@ -372,6 +419,7 @@ def test_a_mistake_in_the_factory_surfaces_at_once():
   assert 'bad_factory' in caught.value.__notes__[0]
 
 
+@_on_both
 def test_a_start_can_be_awaited(tmp_path):
   with _pool() as pool:
     assert pool.wait_for_start(_LIMIT)
@@ -386,6 +434,7 @@ def test_a_start_can_be_awaited(tmp_path):
     assert not pool.wait_for_start(0.05)
 
 
+@_on_both
 def test_what_is_down_does_not_use_up_the_jobs_of_what_is_up(tmp_path):
   make_env = functools.partial(fake_envs.one_healthy_factory, str(tmp_path))
   with _pool(make_env, num_workers=3) as pool:
@@ -403,6 +452,7 @@ def short_pauses(monkeypatch):
   monkeypatch.setattr(crew, '_MAX_PAUSE', 0.02)
 
 
+@_on_both
 def test_what_is_sick_uses_up_no_jobs(tmp_path, short_pauses):
   make_env = functools.partial(fake_envs.SickEnv, str(tmp_path))
   with _pool(make_env, num_workers=3, max_retries=1) as pool:
@@ -434,6 +484,7 @@ def test_pauses_double_up_to_a_minute(monkeypatch):
   assert places.may_start(0)
 
 
+@_on_both
 def test_what_is_sick_is_paused_while_another_starts(tmp_path):
   make_env = functools.partial(fake_envs.SickEnv, str(tmp_path), 2.0)
   with _pool(make_env) as pool:
@@ -443,6 +494,7 @@ def test_what_is_sick_is_paused_while_another_starts(tmp_path):
     assert pool.num_failures == len(others) <= 3  # after 1 and 2 seconds
 
 
+@_on_both
 def test_a_job_goes_to_what_is_well_before_what_is_sick():
   with _pool() as pool:
     _until(lambda: pool.wait(0.0) == [] and all(
@@ -454,6 +506,7 @@ def test_a_job_goes_to_what_is_well_before_what_is_sick():
     assert event.worker == 1
 
 
+@_on_both
 def test_a_job_that_nobody_can_play_is_lost_whoever_else_plays(
     tmp_path, short_pauses):
   make_env = _faulty(tmp_path / 'marks', _1=('fail_reset', 99),
@@ -466,6 +519,7 @@ def test_a_job_that_nobody_can_play_is_lost_whoever_else_plays(
   assert _kinds(events)['finished'] == 12 and _kinds(events)['lost'] == 6
 
 
+@_on_both
 def test_a_factory_that_kills_its_process_does_not_loop():
   with _pool(fake_envs.dying_factory) as pool:
     events = _play(pool, _jobs(0, 1))
@@ -473,6 +527,7 @@ def test_a_factory_that_kills_its_process_does_not_loop():
   assert _kinds(events) == {'failed': 4, 'lost': 2}
 
 
+@_on_both
 def test_a_factory_that_cannot_be_imported_surfaces(tmp_path, monkeypatch):
   (tmp_path / 'vanishing.py').write_text(
       'from tests import fake_envs\nmake_env = lambda: fake_envs.CountEnv()\n'
@@ -485,6 +540,7 @@ def test_a_factory_that_cannot_be_imported_surfaces(tmp_path, monkeypatch):
       _play(pool, _jobs(0))
 
 
+@_on_both
 @pytest.mark.parametrize('options, message', [
     ({'num_workers': 0}, 'num_workers >= 1, got 0'),
     ({'step_timeout': 0.0}, 'positive time limits'),
@@ -496,6 +552,7 @@ def test_bad_arguments_are_refused(options, message):
     _pool(**options)
 
 
+@_on_both
 def test_acting_out_of_turn_is_refused():
   with _pool() as pool:
     with pytest.raises(ValueError, match='waits for an action, got worker 0'):
@@ -577,6 +634,7 @@ def test_nothing_is_left_after_an_exception(tmp_path, token):
       raise KeyboardInterrupt
 
 
+@_on_both
 def test_a_pool_that_is_dropped_closes_itself():
   pool = _pool()
   _play(pool, _jobs(0))

@@ -15,7 +15,11 @@ import weakref
 
 from step_jax.rollout import keeper
 
-__all__ = ['Processes']
+__all__ = ['KeeperError', 'Processes']
+
+
+class KeeperError(RuntimeError):
+  """What keeps the workers is gone; the message says what that was."""
 
 
 class Processes:
@@ -88,11 +92,11 @@ class Processes:
       None if the worker has died. What cannot be unpickled comes as an error.
 
     Raises:
-      RuntimeError: the keeper was killed.
+      KeeperError: the keeper was killed.
     """
     ready = [key.data for key, _ in self._selector.select(timeout)]
     if None in ready:
-      raise RuntimeError('the process that keeps the workers was killed')
+      raise KeeperError('the process that keeps the workers was killed')
     received: dict[int, list[Any] | None] = {}
     for serial in ready:
       try:

@@ -73,6 +73,8 @@ class WorkerPool:
     max_retries: how often a job is played again after failures that cost it
       an attempt.
     close_timeout: seconds for environments to close at the end.
+    backend: of the processes; `ray_processes.RayProcesses` with its arguments
+      has them on several machines.
 
   Raises:
     ValueError: an argument is out of range or not picklable.
@@ -81,7 +83,8 @@ class WorkerPool:
   def __init__(self, make_env: Callable[[], gymnasium.Env], *,
                num_workers: int, step_timeout: float,
                start_timeout: float = 60.0, max_retries: int = 2,
-               close_timeout: float = 3.0):
+               close_timeout: float = 3.0,
+               backend: Callable[..., Any] = processes.Processes):
     if num_workers < 1:
       raise ValueError(f'expected num_workers >= 1, got {num_workers}')
     if min(step_timeout, start_timeout) <= 0:
@@ -95,8 +98,7 @@ class WorkerPool:
     self._queue: collections.deque[tuple[Job, int]] = collections.deque()
     self._events: list[Event] = []
     self._failures: collections.Counter[str] = collections.Counter()
-    self._processes = processes.Processes(
-        make_env, close_timeout=close_timeout)
+    self._processes = backend(make_env, close_timeout=close_timeout)
     self._crew = crew.Crew(num_workers)
     for index in range(num_workers):
       self._start(index)
@@ -136,7 +138,7 @@ class WorkerPool:
 
     Raises:
       WorkerStartError: all factories raised before any environment existed.
-      RuntimeError: the keeper process was killed.
+      KeeperError: what keeps the processes is gone.
     """
     self._check_open()
     end = time.monotonic() + timeout
@@ -171,7 +173,7 @@ class WorkerPool:
 
     Raises:
       WorkerStartError: all factories raised before any environment existed.
-      RuntimeError: the keeper process was killed.
+      KeeperError: what keeps the processes is gone.
     """
     self._check_open()
     end = math.inf if timeout is None else time.monotonic() + timeout

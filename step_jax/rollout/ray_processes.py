@@ -1,0 +1,271 @@
+"""Worker processes on the machines of a Ray cluster.
+
+`RayProcesses` is to a `WorkerPool` what `processes.Processes` is. Each of its
+workers is a Ray actor which takes one CPU, a relay, that has a keeper of its
+own beside it (`step_jax.rollout.keeper`): so a worker that dies or is killed
+leaves nothing behind on its machine, just as on this one.
+"""
+from collections.abc import Callable
+import functools
+import importlib
+import logging
+import math
+import os
+import pickle
+import socket
+import time
+from typing import Any
+import urllib.parse
+import weakref
+
+from step_jax.rollout import carrying
+from step_jax.rollout import pictures
+from step_jax.rollout import processes
+
+__all__ = ['ClusterError', 'RayProcesses', 'SETTINGS']
+
+SETTINGS = {  # of Ray, where the user has none
+    'RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO': '0',  # It warns that this will be so.
+    'RAY_USAGE_STATS_ENABLED': '0',
+    # It ends this process where the head is away for longer; we say so instead.
+    'RAY_gcs_rpc_server_reconnect_timeout_s': '3600'}
+_LOOK = 2.0  # seconds between two looks at the cluster
+
+
+class ClusterError(ValueError):
+  """There is no such cluster, or it is too small."""
+
+
+class RayProcesses:
+  """The worker processes of one pool, by serial number, on Ray's machines.
+
+  The same code is installed on all of them. All workers end with `close`, with
+  this object, or with the process that made it.
+
+  Args:
+    make_env: picklable factory of environments.
+    close_timeout: seconds for environments to close at the end.
+    num_workers: how many there will be at a time, for each of which the
+      cluster needs a CPU.
+    address: 'ray://host:port' or 'auto'; '' starts Ray on this machine, with
+      `num_workers` CPUs, however many it has, unless Ray has been started.
+    store: of pictures that environments carry, see `carrying`.
+
+  Raises:
+    ValueError: the factory is not picklable.
+    ClusterError: there is no such cluster, or it has fewer CPUs than workers.
+    ImportError: Ray is not installed.
+  """
+
+  def __init__(self, make_env: Callable[[], Any], *, close_timeout: float,
+               num_workers: int, address: str = '',
+               store: pictures.ScreenshotStore | None = None):
+    for name, value in SETTINGS.items():
+      os.environ.setdefault(name, value)
+    self._ray: Any = importlib.import_module('ray')
+    try:
+      pickle.dumps(make_env)  # As `Processes` takes it; Ray's takes more.
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+      raise ValueError(f'expected a picklable make_env, got {make_env!r}: '
+                       f'{error}') from error
+    starts = not self._ray.is_initialized()
+    if starts:
+      _connect(self._ray, address, num_workers)
+    self._head = _find_head(self._ray, address)
+    self._store = store
+    self._factory = self._ray.cloudpickle.dumps(make_env)
+    self._relay = self._ray.remote(_Relay).options(
+        num_cpus=1, max_concurrency=2, scheduling_strategy='SPREAD')
+    self._close_timeout = close_timeout
+    self._actors: dict[int, Any] = {}
+    self._answers: dict[Any, int] = {}  # awaited, of which worker
+    self._dying: dict[Any, Any] = {}  # awaited, of which actor
+    self._started: set[int] = set()
+    self._num_started = 0
+    self._next_look = 0.0
+    self._finalizer = weakref.finalize(
+        self, _end, self._ray, self._actors, self._started, close_timeout,
+        starts)
+    if self._num_cpus() < num_workers:
+      self.close()
+      raise ClusterError(
+          f'expected a Ray cluster with {num_workers} CPUs, one for each '
+          f'environment, got {self._num_cpus()}')
+
+  @property
+  def alive(self) -> bool:
+    """False from `close` on."""
+    return self._finalizer.alive
+
+  def start(self) -> int:
+    """Starts a worker and returns its serial number."""
+    serial = self._num_started
+    self._num_started += 1
+    actor = self._actors[serial] = self._relay.remote(
+        self._factory, self._close_timeout)
+    self._answers[actor.tell.remote()] = serial
+    return serial
+
+  def send(self, serial: int, message: Any) -> None:
+    """Sends a message to a worker."""
+    self._answers[self._actors[serial].tell.remote(message)] = serial
+
+  def receive(self, timeout: float | None) -> dict[int, list[Any] | None]:
+    """Returns what the workers sent, waiting for the first to send something.
+
+    Args:
+      timeout: seconds to wait; None waits for ever.
+
+    Returns:
+      By serial number: messages, or None if the worker or its machine has
+      died. One for which there is no CPU any more sends a start_error.
+
+    Raises:
+      KeeperError: the head of the cluster is gone.
+    """
+    end = math.inf if timeout is None else time.monotonic() + timeout
+    while True:
+      left = max(0.0, min(end, self._next_look) - time.monotonic())
+      received = self._take(left)
+      if time.monotonic() >= self._next_look:
+        received |= self._look()
+        self._next_look = time.monotonic() + _LOOK
+      if received or time.monotonic() >= end:
+        return received
+
+  def kill(self, serial: int) -> None:
+    """Kills a worker with all that it started."""
+    actor = self._actors.pop(serial)
+    for answer in [a for a, s in self._answers.items() if s == serial]:
+      del self._answers[answer]
+    if serial in self._started:
+      # What Ray kills at once it takes the keeper from, and leaves the rest.
+      self._dying[actor.close.remote(True)] = actor
+    else:
+      self._ray.kill(actor)
+
+  def close(self) -> None:
+    """Ends all processes; environments that answer close themselves."""
+    self._finalizer()
+
+  def _take(self, timeout: float) -> dict[int, list[Any] | None]:
+    """What has been answered, waiting for the first."""
+    awaited = [*self._answers, *self._dying]
+    if not awaited:
+      time.sleep(timeout)
+      return {}
+    ready, _ = self._ray.wait(awaited, num_returns=1, timeout=timeout)
+    if ready:  # Perhaps there are more.
+      ready, _ = self._ray.wait(awaited, num_returns=len(awaited), timeout=0)
+    received = {}
+    for answer in ready:
+      if answer in self._dying:
+        self._ray.kill(self._dying.pop(answer))
+      else:
+        serial = self._answers.pop(answer)
+        received[serial] = self._read(serial, answer)
+    return received
+
+  def _read(self, serial: int, answer: Any) -> list[Any] | None:
+    try:
+      content = self._ray.get(answer)
+    except self._ray.exceptions.RayError as error:
+      # The relay, its machine or what it said is lost.
+      return None if serial in self._started else [_start_error(
+          f'its relay did not start: {str(error).strip().splitlines()[-1]}')]
+    if content is None:
+      return None
+    messages = pickle.loads(content)
+    self._started.add(serial)
+    if messages[-1][0] == 'started':  # It will say more unasked.
+      self._answers[self._actors[serial].tell.remote()] = serial
+    return [carrying.put_down(message, self._store) for message in messages]
+
+  def _look(self) -> dict[int, list[Any] | None]:
+    """Those that wait for a CPU in vain; Ray would let them wait for ever."""
+    try:
+      socket.create_connection(self._head, timeout=_LOOK).close()
+    except OSError as error:
+      raise processes.KeeperError(
+          f'the head of the Ray cluster at {self._head[0]}:{self._head[1]} is '
+          f'gone: {error}') from error
+    num_cpus = self._num_cpus()
+    num_lacking = max(0, len(self._actors) - num_cpus)
+    waiting = [serial for serial in self._actors if serial not in self._started]
+    return {serial: [_start_error(
+        f'no CPU is left for it: {len(self._actors)} environments were to run '
+        f'on the {num_cpus} CPUs of the Ray cluster')]
+            for serial in waiting[::-1][:num_lacking]}
+
+  def _num_cpus(self) -> int:
+    return int(self._ray.cluster_resources().get('CPU', 0))
+
+
+class _Relay:
+  """What Ray runs on a machine: a worker with its keeper, and its channel."""
+
+  def __init__(self, factory: bytes, close_timeout: float):
+    self._processes = processes.Processes(
+        functools.partial(_make_env, factory), close_timeout=close_timeout)
+    self._worker = self._processes.start()
+
+  def tell(self, message: Any = None) -> bytes | None:
+    """Gives the worker a message, if any; its answer, or None if it died."""
+    if message is not None:
+      self._processes.send(self._worker, message)
+    messages: list[Any] | None = []
+    while messages == []:
+      try:
+        messages = self._processes.receive(None)[self._worker]
+      except processes.KeeperError:
+        return None
+    # Ray would hand out arrays that cannot be written to.
+    return messages and pickle.dumps(messages, pickle.HIGHEST_PROTOCOL)
+
+  def close(self, kill: bool) -> None:
+    """Ends everything, in a thread beside a `tell` that may never return."""
+    if kill:
+      self._processes.kill(self._worker)
+    self._processes.close()
+
+
+def _make_env(factory: bytes) -> Any:
+  """Runs a factory in the worker, whose mistake it is if it does not load."""
+  return pickle.loads(factory)()
+
+
+def _start_error(message: str) -> tuple[str, str, str, str]:
+  return 'start_error', ClusterError.__name__, message, ''
+
+
+def _connect(ray: Any, address: str, num_workers: int) -> None:
+  options = {'logging_level': logging.WARNING}
+  if not address:
+    options |= {'num_cpus': num_workers, 'include_dashboard': False}
+  try:
+    ray.init(address or 'local', **options)
+  except (ConnectionError, RuntimeError) as error:  # or it has another version
+    raise ClusterError(
+        f"expected a Ray cluster at '{address}', got none to work with: "
+        f'{str(error).strip().splitlines()[0]}') from error
+
+
+def _find_head(ray: Any, address: str) -> tuple[str, int]:
+  """Where something listens for as long as the cluster lives."""
+  if not address.startswith('ray://'):
+    address = f'//{ray.get_runtime_context().gcs_address}'
+  parts = urllib.parse.urlsplit(address)
+  return parts.hostname or '', parts.port or 10001
+
+
+def _end(ray: Any, actors: dict[int, Any], started: set[int],
+         close_timeout: float, shut_down: bool) -> None:
+  if not ray.is_initialized():
+    return  # It has ended, and its actors with it.
+  if closing := [actor.close.remote(False) for serial, actor in actors.items()
+                 if serial in started]:
+    ray.wait(closing, num_returns=len(closing), timeout=close_timeout + _LOOK)
+  for actor in actors.values():
+    ray.kill(actor)
+  if shut_down:
+    ray.shutdown()
