@@ -75,14 +75,17 @@ class RayProcesses:
     self._store = store
     self._factory = self._ray.cloudpickle.dumps(make_env)
     self._relay = self._ray.remote(_Relay).options(
-        num_cpus=1, max_concurrency=2, scheduling_strategy='SPREAD')
+        num_cpus=1, max_concurrency=2, scheduling_strategy='SPREAD',
+        # Else it takes the relay's keeper with the relay, and leaves the rest.
+        runtime_env={'env_vars': {
+            'RAY_kill_child_processes_on_worker_exit': 'false'}})
     self._close_timeout = close_timeout
     self._actors: dict[int, Any] = {}
     self._answers: dict[Any, int] = {}  # awaited, of which worker
-    self._dying: dict[Any, Any] = {}  # awaited, of which actor
     self._started: set[int] = set()
     self._num_started = 0
     self._next_look = 0.0
+    self._num_lacking = 0
     self._finalizer = weakref.finalize(
         self, _end, self._ray, self._actors, self._started, close_timeout,
         starts)
@@ -135,14 +138,9 @@ class RayProcesses:
 
   def kill(self, serial: int) -> None:
     """Kills a worker with all that it started."""
-    actor = self._actors.pop(serial)
+    self._ray.kill(self._actors.pop(serial))  # Its keeper notices.
     for answer in [a for a, s in self._answers.items() if s == serial]:
       del self._answers[answer]
-    if serial in self._started:
-      # What Ray kills at once it takes the keeper from, and leaves the rest.
-      self._dying[actor.close.remote(True)] = actor
-    else:
-      self._ray.kill(actor)
 
   def close(self) -> None:
     """Ends all processes; environments that answer close themselves."""
@@ -150,23 +148,17 @@ class RayProcesses:
 
   def _take(self, timeout: float) -> dict[int, list[Any] | None]:
     """What has been answered, waiting for the first."""
-    awaited = [*self._answers, *self._dying]
-    if not awaited:
+    if not self._answers:
       time.sleep(timeout)
       return {}
+    awaited = [*self._answers]
     ready, _ = self._ray.wait(awaited, num_returns=1, timeout=timeout)
     if ready:  # Perhaps there are more.
       ready, _ = self._ray.wait(awaited, num_returns=len(awaited), timeout=0)
-    received = {}
-    for answer in ready:
-      if answer in self._dying:
-        self._ray.kill(self._dying.pop(answer))
-      else:
-        serial = self._answers.pop(answer)
-        received[serial] = self._read(serial, answer)
-    return received
+    return {self._answers[answer]: self._read(answer) for answer in ready}
 
-  def _read(self, serial: int, answer: Any) -> list[Any] | None:
+  def _read(self, answer: Any) -> list[Any] | None:
+    serial = self._answers.pop(answer)
     try:
       content = self._ray.get(answer)
     except self._ray.exceptions.RayError as error:
@@ -192,9 +184,12 @@ class RayProcesses:
     num_cpus = self._num_cpus()
     num_lacking = max(0, len(self._actors) - num_cpus)
     waiting = [serial for serial in self._actors if serial not in self._started]
-    return {serial: [_start_error(
-        f'no CPU is left for it: {len(self._actors)} environments were to run '
-        f'on the {num_cpus} CPUs of the Ray cluster')]
+    message = (f'no CPU is left for it: {len(self._actors)} environments were '
+               f'to run on the {num_cpus} CPUs of the Ray cluster')
+    if waiting and num_lacking > self._num_lacking:  # A pool says it to nobody.
+      logging.warning('environment %d waits: %s', waiting[-1], message)
+    self._num_lacking = max(num_lacking, self._num_lacking) if waiting else 0
+    return {serial: [_start_error(message)]
             for serial in waiting[::-1][:num_lacking]}
 
   def _num_cpus(self) -> int:
@@ -222,10 +217,8 @@ class _Relay:
     # Ray would hand out arrays that cannot be written to.
     return messages and pickle.dumps(messages, pickle.HIGHEST_PROTOCOL)
 
-  def close(self, kill: bool) -> None:
-    """Ends everything, in a thread beside a `tell` that may never return."""
-    if kill:
-      self._processes.kill(self._worker)
+  def close(self) -> None:
+    """As of the pool, in a thread beside a `tell` that may never return."""
     self._processes.close()
 
 
@@ -262,7 +255,7 @@ def _end(ray: Any, actors: dict[int, Any], started: set[int],
          close_timeout: float, shut_down: bool) -> None:
   if not ray.is_initialized():
     return  # It has ended, and its actors with it.
-  if closing := [actor.close.remote(False) for serial, actor in actors.items()
+  if closing := [actor.close.remote() for serial, actor in actors.items()
                  if serial in started]:
     ray.wait(closing, num_returns=len(closing), timeout=close_timeout + _LOOK)
   for actor in actors.values():
