@@ -5,6 +5,7 @@
 import collections
 import functools
 import json
+import logging
 import os
 import pathlib
 import signal
@@ -37,12 +38,12 @@ def _kill_head(pool, cluster):
   cluster.head_node.kill_gcs_server()
 
 
-def _play(pool, cluster, strike, failure):
-  """Plays jobs until it has failed as expected, strikes amid two."""
+def _play(pool, cluster, strike, words):
+  """Plays jobs until there are such words; strikes while two are played."""
   num_jobs, events, waiting, struck = 0, [], [], False
   end = time.monotonic() + 60
-  while pool.pending or failure not in pool.failures:
-    if pool.pending < 2 and failure not in pool.failures:
+  while pool.pending or not _is_said(words, events):
+    if pool.pending < 2 and not _is_said(words, events):
       pool.submit([workers.Job(num_jobs + i, 0, i) for i in range(2)])
       num_jobs += 2
     assert time.monotonic() < end
@@ -67,6 +68,20 @@ def _play(pool, cluster, strike, failure):
       'failures': pool.failures}
 
 
+_said = []
+
+
+class _Listener(logging.Handler):
+
+  def emit(self, record):
+    _said.append(record.getMessage())
+
+
+def _is_said(words, events):
+  return any(words in message for message in [
+      *_said, *(event.message for event in events)])
+
+
 def main(fault, directory):
   os.environ.update(ray_processes.SETTINGS)
   from ray import cluster_utils
@@ -78,17 +93,19 @@ def main(fault, directory):
   ray.init(cluster.address)
   make_env = functools.partial(
       fake_envs.FaultyEnv, directory, {0: ('children', 1)})
-  strike, failure = {
-      'relay': (_kill_relay, 'death'), 'node': (_kill_node, 'start'),
+  strike, words = {
+      'relay': (_kill_relay, 'died'), 'node': (_kill_node, 'no CPU'),
       'head': (_kill_head, 'never')}[fault]
+  logging.getLogger().addHandler(_Listener())
   begin = time.monotonic()
   try:
     with workers.WorkerPool(
         make_env, num_workers=2, step_timeout=20., backend=functools.partial(
             ray_processes.RayProcesses, num_workers=2)) as pool:
-      result = _play(pool, cluster, strike, failure)
+      result = _play(pool, cluster, strike, words)
   except processes.KeeperError as error:
     result = {'error': str(error)}
+  result['said'] = _said
   result['seconds'] = time.monotonic() - begin
   print(json.dumps(result), flush=True)
   if fault != 'head':

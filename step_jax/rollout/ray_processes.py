@@ -85,7 +85,7 @@ class RayProcesses:
     self._started: set[int] = set()
     self._num_started = 0
     self._next_look = 0.0
-    self._num_lacking = 0
+    self._said = ''
     self._finalizer = weakref.finalize(
         self, _end, self._ray, self._actors, self._started, close_timeout,
         starts)
@@ -163,8 +163,9 @@ class RayProcesses:
       content = self._ray.get(answer)
     except self._ray.exceptions.RayError as error:
       # The relay, its machine or what it said is lost.
-      return None if serial in self._started else [_start_error(
-          f'its relay did not start: {str(error).strip().splitlines()[-1]}')]
+      return None if serial in self._started else [self._fail_start(
+          'Ray did not start an environment: '
+          f'{str(error).strip().splitlines()[-1]}')]
     if content is None:
       return None
     messages = pickle.loads(content)
@@ -184,13 +185,15 @@ class RayProcesses:
     num_cpus = self._num_cpus()
     num_lacking = max(0, len(self._actors) - num_cpus)
     waiting = [serial for serial in self._actors if serial not in self._started]
-    message = (f'no CPU is left for it: {len(self._actors)} environments were '
-               f'to run on the {num_cpus} CPUs of the Ray cluster')
-    if waiting and num_lacking > self._num_lacking:  # A pool says it to nobody.
-      logging.warning('environment %d waits: %s', waiting[-1], message)
-    self._num_lacking = max(num_lacking, self._num_lacking) if waiting else 0
-    return {serial: [_start_error(message)]
-            for serial in waiting[::-1][:num_lacking]}
+    return {serial: [self._fail_start(
+        f'no CPU is left for one of {len(self._actors)} environments: the Ray '
+        f'cluster has {num_cpus}')] for serial in waiting[::-1][:num_lacking]}
+
+  def _fail_start(self, message: str) -> tuple[str, str, str, str]:
+    if message != self._said:  # While others play a pool tells nobody.
+      logging.warning('%s', message)
+    self._said = message
+    return 'start_error', ClusterError.__name__, message, ''
 
   def _num_cpus(self) -> int:
     return int(self._ray.cluster_resources().get('CPU', 0))
@@ -225,10 +228,6 @@ class _Relay:
 def _make_env(factory: bytes) -> Any:
   """Runs a factory in the worker, whose mistake it is if it does not load."""
   return pickle.loads(factory)()
-
-
-def _start_error(message: str) -> tuple[str, str, str, str]:
-  return 'start_error', ClusterError.__name__, message, ''
 
 
 def _connect(ray: Any, address: str, num_workers: int) -> None:
