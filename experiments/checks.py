@@ -97,7 +97,8 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   expect('env.tasks', all(x and isinstance(x, str) for x in config.env.tasks),
          'a tuple of names')
   addresses = config.env.arguments.get('addresses', ())
-  expect('env.num_workers', not addresses
+  # A machine of a cluster takes them as its own.
+  expect('env.num_workers', not addresses or config.env.backend == 'ray'
          or config.env.num_workers <= len(addresses),
          f'at most {len(addresses)}, the number of env.arguments.addresses')
   expect('env.backend', config.env.backend in ('processes', 'ray'),

@@ -209,7 +209,7 @@ def make_pool(
   Raises:
     UserError: there is no such Ray cluster, or it is too small.
   """
-  make_env, options = world.make_env, {}
+  make_env, options = world.make_env, dict[str, Any]()
   if config.env.backend == 'ray':
     make_env, store = _carry_pictures(world)
     options['backend'] = functools.partial(

@@ -70,6 +70,8 @@ def _config(**changes):
     ('actor.timeout', 0.),
     ('actor.bound', _NAN),
     ('env.num_workers', 0),
+    ('env.backend', 'dask'),
+    ('env.ray_address', '10.0.0.1:6379'),
     ('env.step_timeout', 0.),
     ('env.step_timeout', _NAN),
     ('env.start_timeout', -1.),
@@ -226,6 +228,17 @@ def test_a_damaged_config_file_is_a_sentence(tmp_path):
   path.write_text('{"seed": ')
   with pytest.raises(checks.UserError, match='config.json'):
     checks.check_same_config(path, _config())
+
+
+def test_machines_of_a_cluster_have_the_same_addresses(monkeypatch):
+  monkeypatch.setattr('importlib.util.find_spec', lambda name: True)
+  config = _config(**{'env.num_workers': 2})
+  with config.unlocked():
+    config.env.arguments.addresses = ('http://127.0.0.1:5000',)
+  with pytest.raises(checks.UserError, match='at most 1, the number of'):
+    checks.check_config(config)
+  config.env.backend = 'ray'
+  checks.check_config(config)
 
 
 def test_load_attribute():

@@ -2,6 +2,7 @@
 import functools
 import json
 import os
+import pickle
 import subprocess
 import sys
 
@@ -34,19 +35,27 @@ class _FakeRay:
   """Enough of Ray for the ends of a cluster."""
 
   exceptions = _Exceptions
-  cloudpickle = json
+  cloudpickle = pickle
 
-  def __init__(self, num_cpus, address='127.0.0.1:1'):
+  gcs_address = '127.0.0.1:1'
+
+  def __init__(self, num_cpus):
     self.num_cpus = num_cpus
-    self.gcs_address = address
+    self.is_on = False
 
   def init(self, address, **options):
-    raise ConnectionError(f'nobody answers at {address}\nand more')
+    if not self.num_cpus:
+      raise ConnectionError(f'nobody answers at {address}\nand more')
+    self.is_on = True
+
+  def shutdown(self):
+    self.is_on = False
 
   def is_initialized(self):
-    return self.num_cpus > 0
+    return self.is_on
 
   def cluster_resources(self):
+    assert self.is_on
     return {'CPU': float(self.num_cpus)}
 
   def get_runtime_context(self):
@@ -60,14 +69,15 @@ class _FakeRay:
 
 
 @pytest.fixture
-def fake_ray(monkeypatch):
-  def install(*arguments):
-    ray = _FakeRay(*arguments)
-    ray.cloudpickle = processes.pickle
+def fake_ray(monkeypatch, tmp_path):
+  def install(num_cpus):
+    ray = _FakeRay(num_cpus)
     monkeypatch.setitem(sys.modules, 'ray', ray)
     return ray
   for name in ray_processes.SETTINGS:
     monkeypatch.setenv(name, '')
+  monkeypatch.setenv('RAY_ADDRESS', '')
+  monkeypatch.setattr(ray_processes, '_CURRENT', tmp_path / 'none')
   return install
 
 
@@ -94,6 +104,14 @@ def test_a_head_that_is_gone_is_told(fake_ray):
     backend.receive(5.)
   backend.close()
   assert not backend.alive
+
+
+def test_a_cluster_that_was_killed_is_not_waited_for(fake_ray, monkeypatch):
+  fake_ray(2)
+  monkeypatch.setenv('RAY_ADDRESS', '127.0.0.1:1')
+  with pytest.raises(ray_processes.ClusterError, match='to work with: '):
+    ray_processes.RayProcesses(
+        fake_envs.CountEnv, close_timeout=1., num_workers=2, address='auto')
 
 
 def test_pictures_are_put_into_the_store_of_the_run(tmp_path):

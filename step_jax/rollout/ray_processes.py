@@ -1,16 +1,15 @@
 """Worker processes on the machines of a Ray cluster.
 
 `RayProcesses` is to a `WorkerPool` what `processes.Processes` is. Each of its
-workers is a Ray actor which takes one CPU, a relay, that has a keeper of its
-own beside it (`step_jax.rollout.keeper`): so a worker that dies or is killed
-leaves nothing behind on its machine, just as on this one.
+workers is a Ray actor, which takes one CPU; see `relay`.
 """
 from collections.abc import Callable
-import functools
+import contextlib
 import importlib
 import logging
 import math
 import os
+import pathlib
 import pickle
 import socket
 import time
@@ -21,6 +20,7 @@ import weakref
 from step_jax.rollout import carrying
 from step_jax.rollout import pictures
 from step_jax.rollout import processes
+from step_jax.rollout import relay
 
 __all__ = ['ClusterError', 'RayProcesses', 'SETTINGS']
 
@@ -29,6 +29,7 @@ SETTINGS = {  # of Ray, where the user has none
     'RAY_USAGE_STATS_ENABLED': '0',
     # It ends this process where the head is away for longer; we say so instead.
     'RAY_gcs_rpc_server_reconnect_timeout_s': '3600'}
+_CURRENT = pathlib.Path('/tmp/ray/ray_current_cluster')  # Ray's note of it
 _LOOK = 2.0  # seconds between two looks at the cluster
 
 
@@ -74,7 +75,7 @@ class RayProcesses:
     self._head = _find_head(self._ray, address)
     self._store = store
     self._factory = self._ray.cloudpickle.dumps(make_env)
-    self._relay = self._ray.remote(_Relay).options(
+    self._relay = self._ray.remote(relay.Relay).options(
         num_cpus=1, max_concurrency=2, scheduling_strategy='SPREAD',
         # Else it takes the relay's keeper with the relay, and leaves the rest.
         runtime_env={'env_vars': {
@@ -89,11 +90,11 @@ class RayProcesses:
     self._finalizer = weakref.finalize(
         self, _end, self._ray, self._actors, self._started, close_timeout,
         starts)
-    if self._num_cpus() < num_workers:
+    if (num_cpus := self._num_cpus()) < num_workers:
       self.close()
       raise ClusterError(
           f'expected a Ray cluster with {num_workers} CPUs, one for each '
-          f'environment, got {self._num_cpus()}')
+          f'environment, got {num_cpus}')
 
   @property
   def alive(self) -> bool:
@@ -139,6 +140,7 @@ class RayProcesses:
   def kill(self, serial: int) -> None:
     """Kills a worker with all that it started."""
     self._ray.kill(self._actors.pop(serial))  # Its keeper notices.
+    self._started.discard(serial)
     for answer in [a for a, s in self._answers.items() if s == serial]:
       del self._answers[answer]
 
@@ -177,7 +179,7 @@ class RayProcesses:
   def _look(self) -> dict[int, list[Any] | None]:
     """Those that wait for a CPU in vain; Ray would let them wait for ever."""
     try:
-      socket.create_connection(self._head, timeout=_LOOK).close()
+      _knock(self._head)
     except OSError as error:
       raise processes.KeeperError(
           f'the head of the Ray cluster at {self._head[0]}:{self._head[1]} is '
@@ -199,44 +201,16 @@ class RayProcesses:
     return int(self._ray.cluster_resources().get('CPU', 0))
 
 
-class _Relay:
-  """What Ray runs on a machine: a worker with its keeper, and its channel."""
-
-  def __init__(self, factory: bytes, close_timeout: float):
-    self._processes = processes.Processes(
-        functools.partial(_make_env, factory), close_timeout=close_timeout)
-    self._worker = self._processes.start()
-
-  def tell(self, message: Any = None) -> bytes | None:
-    """Gives the worker a message, if any; its answer, or None if it died."""
-    if message is not None:
-      self._processes.send(self._worker, message)
-    messages: list[Any] | None = []
-    while messages == []:
-      try:
-        messages = self._processes.receive(None)[self._worker]
-      except processes.KeeperError:
-        return None
-    # Ray would hand out arrays that cannot be written to.
-    return messages and pickle.dumps(messages, pickle.HIGHEST_PROTOCOL)
-
-  def close(self) -> None:
-    """As of the pool, in a thread beside a `tell` that may never return."""
-    self._processes.close()
-
-
-def _make_env(factory: bytes) -> Any:
-  """Runs a factory in the worker, whose mistake it is if it does not load."""
-  return pickle.loads(factory)()
-
-
 def _connect(ray: Any, address: str, num_workers: int) -> None:
   options = {'logging_level': logging.WARNING}
   if not address:
     options |= {'num_cpus': num_workers, 'include_dashboard': False}
   try:
+    if address == 'auto':  # Ray waits for minutes for one that was killed.
+      with contextlib.suppress(FileNotFoundError):
+        _knock(_parse(os.environ.get('RAY_ADDRESS') or _CURRENT.read_text()))
     ray.init(address or 'local', **options)
-  except (ConnectionError, RuntimeError) as error:  # or it has another version
+  except (OSError, RuntimeError) as error:  # or it has another version
     raise ClusterError(
         f"expected a Ray cluster at '{address}', got none to work with: "
         f'{str(error).strip().splitlines()[0]}') from error
@@ -244,10 +218,17 @@ def _connect(ray: Any, address: str, num_workers: int) -> None:
 
 def _find_head(ray: Any, address: str) -> tuple[str, int]:
   """Where something listens for as long as the cluster lives."""
-  if not address.startswith('ray://'):
-    address = f'//{ray.get_runtime_context().gcs_address}'
-  parts = urllib.parse.urlsplit(address)
+  return _parse(address if address.startswith('ray://')
+                else ray.get_runtime_context().gcs_address)
+
+
+def _parse(address: str) -> tuple[str, int]:
+  parts = urllib.parse.urlsplit(f"//{address.rpartition('://')[-1]}")
   return parts.hostname or '', parts.port or 10001
+
+
+def _knock(address: tuple[str, int]) -> None:
+  socket.create_connection(address, timeout=_LOOK).close()
 
 
 def _end(ray: Any, actors: dict[int, Any], started: set[int],
