@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from experiments import checks
+from experiments import serving
 from experiments import worlds
-from step_jax.rollout import processes
 from step_jax.rollout import ray_processes
 from tests import fake_config
 from tests import fake_envs
@@ -100,8 +100,9 @@ def test_a_head_that_is_gone_is_told(fake_ray):
   backend = ray_processes.RayProcesses(
       fake_envs.CountEnv, close_timeout=1., num_workers=2)
   assert backend.alive
-  with pytest.raises(processes.KeeperError, match='127.0.0.1:1 is gone'):
-    backend.receive(5.)
+  with pytest.raises(checks.RunError, match='127.0.0.1:1 is gone'):
+    with serving.telling():
+      backend.receive(5.)
   backend.close()
   assert not backend.alive
 
