@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 
+from step_jax.rollout import keeper
 from step_jax.rollout import processes
 from step_jax.rollout import ray_processes
 from step_jax.rollout import workers
@@ -83,6 +84,7 @@ def _is_said(words, events):
 
 
 def main(fault, directory):
+  keeper._become_subreaper()
   os.environ.update(ray_processes.SETTINGS)
   from ray import cluster_utils
   import ray
@@ -108,9 +110,9 @@ def main(fault, directory):
   result['said'] = _said
   result['seconds'] = time.monotonic() - begin
   print(json.dumps(result), flush=True)
-  if fault != 'head':
-    ray.shutdown()
-    cluster.shutdown()
+  for pid in keeper._descendants(os.getpid(), spare=()):
+    keeper._kill(pid)  # Ray leaves some of a node that was killed.
+  os._exit(0)
 
 
 if __name__ == '__main__':
