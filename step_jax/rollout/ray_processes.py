@@ -3,6 +3,7 @@
 `RayProcesses` is to a `WorkerPool` what `processes.Processes` is. Each of its
 workers is a Ray actor, which takes one CPU; see `relay`.
 """
+
 from collections.abc import Callable
 import contextlib
 import importlib

@@ -4,6 +4,7 @@ A relay has a keeper of its own beside it (`step_jax.rollout.keeper`): so a
 worker that dies or is killed, and a relay that does, leave nothing behind on
 their machine.
 """
+
 import functools
 import pickle
 from typing import Any
