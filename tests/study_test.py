@@ -212,7 +212,7 @@ def test_the_report_of_made_up_runs(workdir, capsys):
     assert f'| `{method}` |' in tables
   for claim in report._CLAIMS:
     assert f'| {claim} |' in tables
-  for part in ('low_threshold=0.6', 'episodes=drawn', 'num_steps=300', 'lag=1',
-               'width=112', '| `frontier` |', 'not run'):
+  for part in ('low_threshold=0.6', 'episodes=drawn', 'A better start', 'lag=1',
+               'A larger network', '| `frontier` |', 'not run'):
     assert (part in tables) == (part not in ('episodes=drawn', 'not run'))
   assert len(list(workdir.glob('*.png'))) == 3

@@ -52,9 +52,13 @@ def write(workdir: pathlib.Path) -> None:
         {'step': methods['step'], **parts['groups']}, ('step',)))
   if parts['samplers']:
     tables.append(_samplers_table(methods, parts['samplers']))
-  if parts['starts']:
-    tables.append(_table_of(
-        'Other starting points', parts['starts'], ()))
+  for title, changed in (('A better start', 'num_steps=300'),
+                         ('A larger network', 'width=112,num_layers=3')):
+    settings = {name.split(',')[0]: r for name, r in parts['starts'].items()
+                if name.endswith(changed)}
+    if settings:
+      tables.append(_table_of(title, settings, [
+          name for name in (_BASELINES[0], 'step') if name in settings]))
   if parts['lag']:
     tables.append(_table_of('Rounds that overlap', parts['lag'], (
         'step_signed,importance_cap=2,lag=0',)))
