@@ -18,6 +18,7 @@ from experiments import worlds
 from step_jax.algorithm import methods
 from step_jax.algorithm import samplers
 from step_jax.algorithm import success_rate
+from step_jax.learning import clipping
 from step_jax.learning import learner as learner_lib
 from step_jax.learning import streaming
 from step_jax.policies import base
@@ -98,7 +99,7 @@ def make_learner(
   """Builds the optimiser and the learner of a policy, on its devices."""
   options = config.optimizer
   optimizer = optax.chain(
-      optax.clip_by_global_norm(options.max_grad_norm),
+      clipping.clip_by_global_norm(options.max_grad_norm),
       make_optimizer(options))
   make: Callable[..., learner_lib.Learner] = learner_lib.make_learner
   if policy.load is not None:

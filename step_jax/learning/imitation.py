@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from step_jax.learning import clipping
 from step_jax.learning import loader
 from step_jax.policies import base
 
@@ -70,7 +71,8 @@ def make_optimizer(
     learning_rate: float, num_steps: int) -> optax.GradientTransformation:
   """AdamW, with a cosine decay of the learning rate to 0."""
   schedule = optax.cosine_decay_schedule(learning_rate, num_steps)
-  return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule))
+  return optax.chain(
+      clipping.clip_by_global_norm(1.0), optax.adamw(schedule))
 
 
 def draw_rows(
