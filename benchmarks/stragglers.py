@@ -46,7 +46,7 @@ class Pool:
   num_failures = 0
 
   def __init__(self, num_workers, times, clock):
-    self._times = times  # [job, reset and steps] seconds
+    self._times = times  # [task, reset and steps] seconds
     self._clock = clock
     self._queue = []
     self._idle = list(range(num_workers))
@@ -58,7 +58,7 @@ class Pool:
     return len(self._queue) + len(self._due) + len(self._waiting)
 
   def submit(self, jobs):
-    self._queue = list(jobs)[::-1]
+    self._queue = list(jobs)[::-1] + self._queue
 
   def act(self, worker, action):
     del action
@@ -69,7 +69,8 @@ class Pool:
     while self._idle and self._queue:
       self._begin(self._idle.pop(), self._queue.pop(), 0)
     if timeout and self._due:
-      self._clock.now = max(self._clock.now, self._due[0][0])
+      self._clock.now = max(self._clock.now, min(
+          self._due[0][0], self._clock.now + timeout))
     events = []
     while self._due and self._due[0][0] <= self._clock.now:
       _, worker, job, steps = heapq.heappop(self._due)
@@ -83,7 +84,7 @@ class Pool:
     return events
 
   def _begin(self, worker, job, steps):
-    due = self._clock.now + self._times[job.slot, steps]
+    due = self._clock.now + self._times[job.task_id, steps]
     heapq.heappush(self._due, (due, worker, job, steps))
 
 

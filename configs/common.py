@@ -36,6 +36,12 @@ def base_config() -> ml_collections.ConfigDict:
   # parameters of then; importance_cap corrects for it.
   config.lag = 0  # [choice]
 
+  # A round ends when this share of its slots has ended and the others have not
+  # in another close_after seconds: they go on beside the next one, and count
+  # for s_hat, but nothing is learned from them. At 1 all are waited for.
+  config.close_at = 1.0
+  config.close_after = 30.0  # [choice]
+
   # Devices: rows are cut along 'data', a large model along both; -1 takes what
   # is left. A mesh of one device is none.
   config.mesh = ml_collections.ConfigDict({'data': -1, 'model': 1})

@@ -20,9 +20,9 @@ SAMPLERS = ('uniform', 'sr_traj', 'frontier', 'knapsack', 'plr', 'spo')
 
 # A resumed run may change these: they do not touch what is learned.
 FREE_FIELDS = (
-    'num_rounds', 'checkpoint_every', 'eval_every', 'eval_episodes',
-    'trackers', 'episodes.rounds', 'episodes.slots', 'episodes.eval_slots',
-    'episodes.picture_size', 'mesh.data', 'mesh.model',
+    'num_rounds', 'close_after', 'checkpoint_every', 'eval_every',
+    'eval_episodes', 'trackers', 'episodes.rounds', 'episodes.slots',
+    'episodes.eval_slots', 'episodes.picture_size', 'mesh.data', 'mesh.model',
     'actor.addresses', 'actor.timeout', 'actor.folder',
     'env.num_workers', 'env.description', 'env.step_timeout',
     'env.backend', 'env.ray_address',
@@ -40,7 +40,7 @@ _COUNTS = (
     'policy.num_heads', 'policy.vocabulary', 'policy.acting_batch_size',
     'warm_start.num_steps', 'warm_start.batch_size')
 _NOT_NEGATIVE = (
-    'seed', 'eval_every', 'episodes.rounds', 'episodes.slots',
+    'seed', 'close_after', 'eval_every', 'episodes.rounds', 'episodes.slots',
     'episodes.eval_slots', 'eval_temperature', 'optimizer.warmup_rounds',
     'optimizer.decay_rounds', 'optimizer.weight_decay', 'optimizer.clip_high',
     'optimizer.importance_cap', 'optimizer.entropy_bonus',
@@ -110,6 +110,10 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     raise UserError("env.backend 'ray' needs what is not installed; try pip "
                     "install -e '.[ray]'")
   expect('lag', config.lag in (0, 1), '0 or 1')
+  expect('close_at', .5 <= config.close_at <= 1, 'from 0.5 to 1')
+  expect('close_at', config.close_at == 1
+         or not methods.METHODS[config.method].redraw,
+         f'1 with method {config.method}, which waits for half of a round')
   expect('optimizer.importance_cap',
          not config.lag or config.optimizer.importance_cap > 0,
          'above 0 with lag, whose trajectories are of older parameters')

@@ -13,6 +13,7 @@ from experiments import checks
 from experiments import serving
 from experiments import worlds
 from step_jax.policies import base
+from step_jax.rollout import closing
 from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import pictures
 from step_jax.rollout import simulation
@@ -23,7 +24,8 @@ from step_jax.rollout.actors import local
 from step_jax.runs import hosts
 from step_jax.runs import progress as progress_lib
 
-# (jobs, player, name) -> Collection; no player is the expert.
+# (jobs, player, name, closes=False) -> Collection; no player is the expert,
+# and a round that closes may leave its last episodes to the next one.
 Collector = Callable[..., collect_lib.Collection]
 
 
@@ -48,6 +50,11 @@ def open_collector(
     raise checks.UserError(
         'expected lag to be 0 on several hosts, which compute in one order, '
         f'got {setup.config.lag}')
+  if setup.config.close_at < 1 and (
+      jax.process_count() > 1 or setup.world.simulator is not None):
+    raise checks.UserError(
+        'expected close_at to be 1 on several hosts and in a simulator, whose '
+        f'episodes end together, got {setup.config.close_at}')
   if setup.world.simulator is not None:
     yield simulated(setup, hosts.agreed(should_stop))
     return
@@ -83,12 +90,13 @@ def _in_processes(
   play: Callable[..., collect_lib.Collection] = functools.partial(
       collect_lib.collect, pool, example=setup.world.example,
       codec=setup.codec, num_tokens=setup.codec.num_tokens,
-      max_steps=setup.config.max_steps)
+      max_steps=setup.config.max_steps, stragglers=closing.Stragglers(
+          setup.config.close_at, setup.config.close_after))
   if jax.process_count() > 1:
     play = _channel(setup, should_stop).leading(play)
   published, version = None, 0
 
-  def collect(jobs, player, name):
+  def collect(jobs, player, name, closes=False):
     nonlocal published, version
     with serving.telling():
       if player is not None and player.params is not published:
@@ -99,8 +107,10 @@ def _in_processes(
           jobs, policy if player else expert, player or actors.EXPERT,
           # Servers and slots take whatever waits.
           batch_size=batch_size if is_local or player is None else None,
-          should_stop=should_stop, on_progress=progress.episodes(name))
-    num_lost = int((~collection.trajectory.valid).sum())
+          should_stop=should_stop, on_progress=progress.episodes(name),
+          closes=closes)
+    num_lost = int(
+        (~collection.trajectory.valid).sum()) - collection.closed_slots
     if 2 * num_lost > len(jobs):
       progress.say(f'{name}: {num_lost} of {len(jobs)} episodes were lost, the '
                    f'last one to {collection.lost_to}')
@@ -134,8 +144,8 @@ def _following(setup: Any, should_stop: Callable[[], bool]) -> Collector:
   channel = _channel(setup, should_stop)
   policy = local.Local(setup.policy, batch_size=setup.acting_batch_size)
 
-  def collect(jobs, player, name):
-    del jobs, name
+  def collect(jobs, player, name, closes=False):
+    del jobs, name, closes
     if player is not None:
       policy.publish(player.params, 0)
     return channel.follow(policy, player or actors.EXPERT)
@@ -152,8 +162,8 @@ def simulated(
           num_lanes=setup.acting_batch_size, placement=setup.placement)
       for policy in (setup.policy, None))
 
-  def collect(jobs, player, name):
-    del name
+  def collect(jobs, player, name, closes=False):
+    del name, closes
     if should_stop():
       raise KeyboardInterrupt
     simulate = by_policy

@@ -26,6 +26,7 @@ from step_jax.algorithm import samplers
 from step_jax.algorithm import types
 from step_jax.learning import streaming
 from step_jax.policies import base
+from step_jax.rollout import closing
 from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import episodes
 from step_jax.rollout import redrawing
@@ -70,7 +71,8 @@ def play_round(
 
   With `config.lag` of 1 a round is played by the parameters that the one before
   it was learned with, not by those that came of it: the same run, whether or
-  not it is played meanwhile.
+  not it is played meanwhile. What earlier rounds have left (`config.close_at`)
+  counts as a small round before this one, of which nothing is learned.
 
   Args:
     setup: of the run.
@@ -89,13 +91,15 @@ def play_round(
   played = play() if ahead is None else ahead.take(round_index, play)
   waited = time.monotonic()
   trajectory = played.collection.trajectory
-  total, valid = trajectory.valid.size, int(trajectory.valid.sum())
+  total = trajectory.valid.size - played.collection.closed_slots
+  valid = int(trajectory.valid.sum())
   if 2 * valid < total:
     raise checks.RunError(
         f'{total - valid} of {total} trajectories of round '
         f'{round_index} were lost to environment failures; see to the '
         'environments, then resume with the same command.')
 
+  state = _count_late(setup, state, played.collection.late)
   sampler_state = _update_sampler(
       setup.sampler, state.sampler, trajectory.task_ids, trajectory.returns,
       trajectory.valid)
@@ -140,6 +144,8 @@ def _counts(setup: setups.Setup, played: Played) -> dict[str, Any]:
           trajectory.task_ids != np.repeat(base_ids, config.group_size)),
       'trajectories': trajectory.valid.size,
       'valid_trajectories': int(trajectory.valid.sum()),
+      'closed_slots': collection.closed_slots,
+      'late_trajectories': len(collection.late.returns),
       'out_of_steps': int((
           trajectory.valid & ~trajectory.successes
           & trajectory.step_mask.all(axis=1)).sum()),
@@ -192,7 +198,10 @@ def _play(
           config.seed, round_index, task_ids,
           np.zeros(0, int) if method.redraw else base_ids)
     player = collect_lib.Player(params, key, config.temperature)
-    return collect(jobs, player, name=f'round {round_index}')
+    return collect(
+        jobs, player, name=f'round {round_index}',
+        # An evaluation needs all environments.
+        closes=not is_evaluated(config, round_index + 1))
 
   if method.redraw:
     num_tasks = len(setup.world.tasks)
@@ -217,6 +226,23 @@ def _propose(sampler, rng_key, base_ids, state, *, group_size):
 @functools.partial(jax.jit, static_argnames='sampler')
 def _update_sampler(sampler, state, task_ids, returns, where):
   return sampler.update(state, task_ids, returns, where=where)
+
+
+def _count_late(
+    setup: setups.Setup, state: RunState, late: closing.Late) -> RunState:
+  """The record and the sampler's state after episodes of earlier rounds."""
+  count = len(late.returns)
+  if not count:
+    return state
+  size = setup.config.num_base_tasks * setup.config.group_size
+  padding = (0, -count % size)  # so that few shapes are compiled
+  seen = (np.pad(late.task_ids, padding), np.pad(late.returns, padding),
+          np.arange(count + padding[1]) < count)
+  # The record is what SR-Traj keeps, by the run's rule.
+  record = setups.make_sampler(setup.config, 'sr_traj')
+  return state._replace(
+      success_rate=_update_sampler(record, state.success_rate, *seen),
+      sampler=_update_sampler(setup.sampler, state.sampler, *seen))
 
 
 def _assign(

@@ -25,6 +25,11 @@ def _config(**changes):
 
 @pytest.mark.parametrize('field, value', [
     ('seed', -1),
+    ('close_at', .4),
+    ('close_at', 1.1),
+    ('close_at', _NAN),
+    ('close_after', -1.),
+    ('close_after', _INF),
     ('method', 'ppo'),
     ('smoothing', 'none'),
     ('num_rounds', 0),

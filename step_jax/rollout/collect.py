@@ -13,6 +13,7 @@ step) alone.
 
 import collections
 from collections.abc import Callable, Sequence
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ import numpy as np
 
 from step_jax.algorithm import types
 from step_jax.policies import base
+from step_jax.rollout import closing
 from step_jax.rollout import workers
 from step_jax.rollout.actors import base as actors
 
@@ -63,6 +65,8 @@ class Collection(NamedTuple):
   environment_failures: int
   lost_to: str = ''  # what the last trajectory that was lost was lost to
   notes: Notes | None = None
+  closed_slots: int = 0  # that had not ended when the round closed
+  late: closing.Late = closing.NONE  # what ended of earlier rounds
 
 
 def collect(
@@ -78,6 +82,8 @@ def collect(
     batch_size: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    stragglers: closing.Stragglers | None = None,
+    closes: bool = False,
 ) -> Collection:
   """Plays every job and stores it by slot.
 
@@ -93,70 +99,178 @@ def collect(
     batch_size: rows that the actor gets at once; by default all that wait.
     should_stop: asked now and then.
     on_progress: told when an episode has ended.
+    stragglers: plays on what earlier collections of the pool have left; by
+      default nothing is left.
+    closes: whether this one may leave something to the next, as `stragglers`
+      says; else everything is played to its end.
 
   Returns:
-    The trajectories, `[B, T, ...]`; lost ones have `valid` False.
+    The trajectories, `[B, T, ...]`; those lost or left have `valid` False.
 
   Raises:
     KeyboardInterrupt: when `should_stop()` says so.
     RuntimeError: if an environment outlasts `max_steps`.
   """
-  store = _allocate(jobs, example, codec, num_tokens, max_steps)
-  histories: dict[int, Any] = {}
-  waiting: dict[int, workers.Event] = {}  # by slot, in order of arrival
-  asked: dict[int, _Asked] = {}  # by ticket
-  turns: collections.Counter[int] = collections.Counter()  # by worker
-  finished, lost_to = 0, ''
-  told: dict[int, str] = {}
-  losses: dict[int, str] = {}
+  stragglers = stragglers or closing.Stragglers()
+  numbers, left = stragglers.begin(jobs)
+  play = _Play(numbers, left, codec, lambda jobs: _allocate(
+      jobs, example, codec, num_tokens, max_steps))
   failures_before = pool.num_failures
   # By task, since another task can be a page to load or an app to start.
-  pool.submit(sorted(jobs, key=lambda job: job.task_id))
+  pool.submit(job._replace(slot=number) for number, job in sorted(
+      numbers.items(), key=lambda item: item[1].task_id))
   while pool.pending:
     if should_stop():
       raise KeyboardInterrupt
-    for event in pool.wait(timeout=0. if waiting else (
-        _TURN_SECONDS if asked else POLL_SECONDS)):
-      slot = event.job.slot
-      if event.kind == 'observation':
-        waiting[slot] = event
-        told[slot] = str(event.info.get('instruction', ''))
-        continue
-      waiting.pop(slot, None)  # its worker is gone
-      histories.pop(slot, None)
-      asked = {ticket: row for ticket, row in asked.items()
-               if row.event.job.slot != slot}
-      if event.kind in ('failed', 'lost'):
-        store.step_mask[slot] = False
-        store.token_mask[slot] = False
-      if event.kind == 'lost':
-        losses[slot] = lost_to = event.message
-      if event.kind == 'finished':
-        store.valid[slot] = True
-        store.returns[slot] = event.reward
-        store.successes[slot] = event.reward > 0
-      if event.kind in ('finished', 'lost'):
-        finished += 1
-        on_progress(Progress(finished, int(store.successes.sum()), len(jobs)))
-    batch = sorted(waiting.values(), key=lambda event: turns[event.worker])
-    batch = batch[:batch_size]
-    if batch:
-      asked |= _ask(actor, player, batch, store, histories, codec)
-      for event in batch:
-        del waiting[event.job.slot]
-    for answer in actor.receive(
-        _TURN_SECONDS if asked and not waiting else 0.):
-      if answer.ticket in asked:  # or its environment is gone
-        row = asked.pop(answer.ticket)
-        _store(store, row, answer.sample)
-        history = histories.get(row.event.job.slot, codec.empty_history)
-        histories[row.event.job.slot] = codec.remember(
-            history, row.observation, answer.sample.tokens)
-        pool.act(row.event.worker, codec.decode(
-            row.observation, answer.sample.tokens))
-        turns[row.event.worker] += 1
-  return Collection(store, turns.total(), pool.num_failures - failures_before,
-                    lost_to, make_notes(jobs, told, losses))
+    remaining = stragglers.remaining(
+        play.num_ended, len(jobs)) if closes else math.inf
+    is_closed = remaining <= 0
+    if is_closed and not play.asked:  # as parameters change after a round
+      break
+    for event in pool.wait(timeout=0. if play.waiting and not is_closed else (
+        _TURN_SECONDS if play.asked else min(POLL_SECONDS, remaining))):
+      if play.hear(event):
+        on_progress(play.progress())
+    if not is_closed:
+      batch = sorted(
+          play.waiting.values(), key=lambda event: play.turns[event.worker])
+      play.ask(actor, player, batch[:batch_size])
+    for answer in actor.receive(_TURN_SECONDS if play.asked and (
+        is_closed or not play.waiting) else 0.):
+      if answer.ticket in play.asked:  # or its environment is gone
+        pool.act(*play.take(answer))
+  stragglers.leave(play.close())
+  return play.collection(pool.num_failures - failures_before)
+
+
+class _Play:
+  """The slots of a round, 0 .. B-1, and after them what others have left."""
+
+  def __init__(
+      self, numbers: dict[int, workers.Job], left: Sequence[closing.Left],
+      codec: base.Codec,
+      allocate: Callable[[Sequence[workers.Job]], types.Trajectory]):
+    self._total = len(numbers)
+    self._jobs = list(numbers.values()) + [
+        one.job._replace(slot=slot) for slot, one in enumerate(
+            left, self._total)]
+    self._codec = codec
+    self._playing = dict(zip([*numbers, *(one.number for one in left)],
+                             self._jobs))  # by number
+    self._histories: dict[int, Any] = {}  # by slot, as what follows
+    self._told: dict[int, str] = {}
+    self._losses: dict[int, str] = {}
+    self._lost_to = ''
+    self._store = allocate(self._jobs)
+    self.waiting: dict[int, workers.Event] = {}  # in order of arrival
+    self.asked: dict[int, _Asked] = {}  # by ticket
+    self.turns: collections.Counter[int] = collections.Counter()  # by worker
+    self.num_ended = 0
+    for slot, one in enumerate(left, self._total):
+      self._store.step_mask[slot] = one.step_mask
+      if one.history is not None:
+        self._histories[slot] = one.history
+      if one.shown is not None:
+        self.waiting[slot] = one.shown._replace(job=self._jobs[slot])
+
+  def progress(self) -> Progress:
+    """Of the round's own episodes."""
+    succeeded = self._store.successes[:self._total].sum()
+    return Progress(self.num_ended, int(succeeded), self._total)
+
+  def hear(self, event: workers.Event) -> bool:
+    """Notes what happened; whether an episode of the round has ended."""
+    number = event.job.slot
+    event = event._replace(job=self._playing[number])
+    slot, store = event.job.slot, self._store
+    if event.kind == 'observation':
+      self.waiting[slot] = event
+      self._told[slot] = str(event.info.get('instruction', ''))
+      return False
+    self.waiting.pop(slot, None)  # its worker is gone
+    self._histories.pop(slot, None)
+    self.asked = {ticket: row for ticket, row in self.asked.items()
+                  if row.event.job.slot != slot}
+    if event.kind in ('failed', 'lost'):
+      store.step_mask[slot] = False
+      store.token_mask[slot] = False
+    if event.kind == 'failed':
+      return False
+    if event.kind == 'lost':
+      self._losses[slot] = self._lost_to = event.message
+    else:
+      store.valid[slot] = True
+      store.returns[slot] = event.reward
+      store.successes[slot] = event.reward > 0
+    del self._playing[number]
+    self.num_ended += slot < self._total
+    return slot < self._total
+
+  def ask(self, actor: actors.Actor, player: actors.Player,
+          events: Sequence[workers.Event]) -> None:
+    """Submits what is seen."""
+    if not events:
+      return
+    for event in events:
+      del self.waiting[event.job.slot]
+    slots = np.array([event.job.slot for event in events], np.int32)
+    step_ids = self._store.step_mask[slots].sum(axis=1, dtype=np.int32)
+    max_steps = self._store.step_mask.shape[1]
+    if step_ids.max() >= max_steps:
+      raise RuntimeError(
+          f'expected an environment that ends within {max_steps} steps, got '
+          f'one that goes on (task {events[step_ids.argmax()].job.task_id})')
+    rows = [self._codec.observe(
+        event.observation, event.info, self._histories.get(
+            event.job.slot, self._codec.empty_history)) for event in events]
+    tickets = actor.submit(
+        actors.Rows(
+            slots, step_ids, jax.tree.map(lambda *x: np.stack(x), *rows),
+            [event.info for event in events]),
+        rng_key=player.rng_key, temperature=player.temperature)
+    self.asked |= {ticket: _Asked(*row) for ticket, *row in zip(
+        tickets, events, step_ids.tolist(), rows)}
+
+  def take(self, answer: actors.Answer) -> tuple[int, Any]:
+    """Stores a step; returns the worker and the action for it."""
+    row, sample = self.asked.pop(answer.ticket), answer.sample
+    slot, store = row.event.job.slot, self._store
+    where = (slot, row.step_id)
+    for stored, seen in zip(
+        jax.tree.leaves(store.observations), jax.tree.leaves(row.observation)):
+      stored[where] = seen
+    store.actions[where], store.log_probs[where], store.token_mask[where] = (
+        sample)
+    store.step_mask[where] = True
+    self._histories[slot] = self._codec.remember(
+        self._histories.get(slot, self._codec.empty_history), row.observation,
+        sample.tokens)
+    self.turns[row.event.worker] += 1
+    return row.event.worker, self._codec.decode(row.observation, sample.tokens)
+
+  def close(self) -> list[closing.Left]:
+    """Takes out what has not ended."""
+    left = []
+    for number, job in self._playing.items():
+      slot = job.slot
+      left.append(closing.Left(
+          number, job, self._store.step_mask[slot].copy(),
+          self._histories.get(slot), self.waiting.get(slot)))
+      self._store.step_mask[slot] = False
+      self._store.token_mask[slot] = False
+      self._losses[slot] = 'the round closed before it ended'
+    return left
+
+  def collection(self, num_failures: int) -> Collection:
+    """What there is at the end."""
+    total, store = self._total, self._store
+    ended = store.valid[total:]
+    return Collection(
+        jax.tree.map(lambda x: x[:total], store), self.turns.total(),
+        num_failures, self._lost_to,
+        make_notes(self._jobs[:total], self._told, self._losses),
+        total - self.num_ended, closing.Late(
+            store.task_ids[total:][ended], store.returns[total:][ended]))
 
 
 class _Asked(NamedTuple):
@@ -164,40 +278,6 @@ class _Asked(NamedTuple):
   event: workers.Event
   step_id: int
   observation: Any  # with history
-
-
-def _ask(
-    actor: actors.Actor, player: actors.Player, waiting: list[workers.Event],
-    store: types.Trajectory, histories: dict[int, Any], codec: base.Codec
-) -> dict[int, _Asked]:
-  """Submits what is seen; returns it by ticket."""
-  slots = np.array([event.job.slot for event in waiting], np.int32)
-  step_ids = store.step_mask[slots].sum(axis=1, dtype=np.int32)
-  max_steps = store.step_mask.shape[1]
-  if step_ids.max() >= max_steps:
-    raise RuntimeError(
-        f'expected an environment that ends within {max_steps} steps, got '
-        f'one that goes on (task {waiting[step_ids.argmax()].job.task_id})')
-  rows = [codec.observe(
-      event.observation, event.info,
-      histories.get(event.job.slot, codec.empty_history)) for event in waiting]
-  tickets = actor.submit(
-      actors.Rows(slots, step_ids, jax.tree.map(lambda *x: np.stack(x), *rows),
-                  [event.info for event in waiting]),
-      rng_key=player.rng_key, temperature=player.temperature)
-  return {ticket: _Asked(*row) for ticket, *row in zip(
-      tickets, waiting, step_ids.tolist(), rows)}
-
-
-def _store(
-    store: types.Trajectory, row: _Asked, sample: base.ActionSample) -> None:
-  """Stores one step."""
-  where = (row.event.job.slot, row.step_id)
-  for stored, seen in zip(
-      jax.tree.leaves(store.observations), jax.tree.leaves(row.observation)):
-    stored[where] = seen
-  store.actions[where], store.log_probs[where], store.token_mask[where] = sample
-  store.step_mask[where] = True
 
 
 def _allocate(

@@ -16,7 +16,12 @@ FIELDS = {
     'compilations': 'by XLA since the last row; 0 after the first rounds',
     # What was played.
     'trajectories': 'Q*G slots of the round',
-    'valid_trajectories': 'of these, those that were not lost to failures',
+    'valid_trajectories': 'of these, those that ended, and were not lost to '
+                          'failures',
+    'closed_slots': 'those that the round did not wait for (config.close_at); '
+                    'they go on beside the next one',
+    'late_trajectories': 'of earlier rounds that ended in this one: they count '
+                         'for s_hat, and for nothing else here',
     'success_rate': 'share of the valid trajectories that succeeded, as '
                     'sampled: the mix becomes harder as tasks are mastered',
     'out_of_steps': 'valid trajectories that failed with all steps used',
