@@ -1,4 +1,4 @@
-"""What rounds that overlap gain, by the clock of the wall.
+"""What rounds that overlap, and that close early, gain by the wall's clock.
 
   python benchmarks/overlap.py
 
@@ -6,14 +6,22 @@ Rounds of 256 episodes of 5 steps in slow environments (a reset or step takes a
 log-normal time of mean 20 ms, a policy call of 32 rows 2 ms), each of which is
 then learned from for a fixed time, which is slept: what is measured is the
 loop of `config.lag` itself, `collect` and `Ahead`, not a device that playing
-and learning share. `ideal` is the longer of the two in every round; `lag 0`
-and `lag 1` are its share that is reached, both sides measured in one run.
+and learning share. Closing, a round waits for 95 % of its slots and no second
+longer (`close_at=0.95`, `close_after=0`), and the last round for all.
+
+`ideal` is the longer of playing, all of it, and learning in every round, as
+lag 0 took for them; `busy` the longer of learning and what playing takes of
+environments that never stand still, all their seconds by their number. All else
+are shares of the ideal that are reached, all sides measured in one run; with
+closing they may be above 1. `closed` is the share of slots that were left, with
+a lag.
 """
 
 import functools
 import pathlib
 import sys
 import time
+from typing import NamedTuple
 
 from absl import app
 import numpy as np
@@ -23,6 +31,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from benchmarks import stragglers  # noqa: E402
 from experiments import ahead as ahead_lib  # noqa: E402
 from step_jax.policies import base  # noqa: E402
+from step_jax.rollout import closing  # noqa: E402
 from step_jax.rollout import collect as collect_lib  # noqa: E402
 from step_jax.rollout import workers  # noqa: E402
 from step_jax.rollout.actors import local  # noqa: E402
@@ -32,6 +41,7 @@ _LENGTH = 5
 _MEAN = 0.02  # seconds
 _CALL = 0.002  # seconds
 _ROUNDS = 20
+_CLOSE_AT = .95
 
 
 class _Clock:
@@ -53,41 +63,59 @@ def _act(rows):
       shape, np.float32), np.ones(shape, bool))
 
 
-def play(num_workers: int, round_index: int) -> float:
-  """Plays a round; returns its seconds."""
-  started = time.monotonic()
-  rng = np.random.default_rng(round_index)
-  times = _MEAN * rng.lognormal(-.5, 1., (_EPISODES, _LENGTH + 1))
-  collect_lib.collect(
-      stragglers.Pool(num_workers, times, _Clock()),
-      [workers.Job(slot, slot, 0) for slot in range(_EPISODES)],
-      local.Immediate(_act), example=np.zeros(1, np.int32),
-      codec=stragglers.CODEC, num_tokens=1, max_steps=_LENGTH, batch_size=32)
-  return time.monotonic() - started
+class Result(NamedTuple):
+  """All rounds."""
+  seconds: float
+  ideal: float  # of these, the longer part of each round
+  busy: float  # seconds, if no environment ever stood still
+  closed: float  # share of the slots
 
 
-def run(num_workers: int, update: float, lag: int) -> tuple[float, float]:
-  """Seconds of all rounds, and the longer part of each, summed."""
-  started, ideal = time.monotonic(), 0.
+def run(num_workers: int, update: float, lag: int, close_at: float = 1.
+        ) -> Result:
+  """Plays all rounds and learns from them."""
+  times = _MEAN * np.random.default_rng(0).lognormal(
+      -.5, 1., (_ROUNDS * _EPISODES, _LENGTH + 1))
+  pool = stragglers.Pool(num_workers, times, _Clock())
+  left = closing.Stragglers(close_at, 0.)
+
+  def play(index):
+    started = time.monotonic()
+    collection = collect_lib.collect(
+        pool, [workers.Job(slot, index * _EPISODES + slot, 0)
+               for slot in range(_EPISODES)],
+        local.Immediate(_act), example=np.zeros(1, np.int32),
+        codec=stragglers.CODEC, num_tokens=1, max_steps=_LENGTH, batch_size=32,
+        stragglers=left, closes=index + 1 < _ROUNDS)
+    return time.monotonic() - started, collection.closed_slots
+
+  started, ideal, closed = time.monotonic(), 0., 0
   with ahead_lib.Ahead() as ahead:
     for index in range(_ROUNDS):
-      played = ahead.take(index, functools.partial(play, num_workers, index))
+      played, open_slots = ahead.take(index, functools.partial(play, index))
       if lag and index + 1 < _ROUNDS:
-        ahead.begin(index + 1, functools.partial(play, num_workers, index + 1))
+        ahead.begin(index + 1, functools.partial(play, index + 1))
       time.sleep(update)
       ideal += max(played, update)
-  return time.monotonic() - started, ideal
+      closed += open_slots
+  of_rounds = times.reshape(_ROUNDS, -1).sum(axis=1) / num_workers
+  return Result(
+      time.monotonic() - started, ideal, np.maximum(of_rounds, update).sum(),
+      closed / (_ROUNDS * _EPISODES))
 
 
 def main(_):
-  print('| environments | update, s | ideal, s | lag 0 | lag 1 |')
-  print('|---|---|---|---|---|')
+  print('| environments | update, s | busy, s | ideal, s | lag 0 | lag 1 '
+        '| lag 0, closing | lag 1, closing | closed |')
+  print('|---|---|---|---|---|---|---|---|---|')
   for num_workers in (64, 128):
     for update in (.25, .5, .75):
-      together, ideal = run(num_workers, update, 0)
-      overlapped, _ = run(num_workers, update, 1)
-      print(f'| {num_workers} | {update} | {ideal:.1f} '
-            f'| {ideal / together:.2f} | {ideal / overlapped:.2f} |',
+      results = [run(num_workers, update, lag, close_at)
+                 for close_at in (1., _CLOSE_AT) for lag in (0, 1)]
+      ideal = results[0].ideal
+      shares = ' | '.join(f'{ideal / one.seconds:.2f}' for one in results)
+      print(f'| {num_workers} | {update} | {results[0].busy:.1f} '
+            f'| {ideal:.1f} | {shares} | {results[-1].closed:.3f} |',
             flush=True)
 
 

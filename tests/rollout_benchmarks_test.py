@@ -31,7 +31,11 @@ def test_overlapping_rounds_take_less_than_one_after_the_other(monkeypatch):
       ahead_lib.Ahead, 'begin',
       lambda self, index, play: (events.append(index), begin(
           self, index, play)))
+  monkeypatch.setattr(overlap, '_MEAN', .002)
   for lag, begun in ((0, []), (1, [1, 2])):
-    events.clear()
-    seconds, ideal = overlap.run(2, 0., lag)
-    assert events == begun and 0 < ideal <= seconds
+    for close_at in (1., .5):
+      events.clear()
+      result = overlap.run(2, 0., lag, close_at)
+      assert events == begun and 0 < result.ideal <= result.seconds
+      assert (result.closed > 0) == (close_at < 1)
+      assert result.seconds > result.busy > 0  # All of it was played.
