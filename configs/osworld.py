@@ -71,6 +71,8 @@ def get_config(arg: str = ''):
   config.eval_every = 40
   config.eval_episodes = 1  # a draw besides the instance that is trained on
   common.set_method(config, arg, 'osworld.py', 'desktop, servers, paper')
+  if config.method == 'step_signed':  # the others as they were published
+    config.optimizer.entropy_bonus = 0.01  # it goes on to try
   return config
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from experiments import policies
 from experiments import worlds
 import step_jax
+from step_jax.algorithm import types
 from step_jax.learning import imitation
 from step_jax.policies import base
 from step_jax.rollout import collect as collect_lib
@@ -56,17 +57,7 @@ def warm_start(
         leaves = [saved[f'{i}'] for i in range(len(leaves))]
     return jax.tree.unflatten(structure, hosts.from_leader(leaves))
 
-  jobs = [
-      workers.Job(slot, slot // config.warm_start.demonstrations,
-                  episodes.training_seed(config.seed, _DEMONSTRATIONS, slot),
-                  expert=True)
-      for slot in range(
-          len(world.tasks) * config.warm_start.demonstrations)]
-  trajectory = collect(jobs, None).trajectory
-  solved = trajectory.valid & trajectory.successes
-  where = np.asarray(trajectory.step_mask & solved[:, None])
-  say(f'warm start: {int(solved.sum())} of {len(jobs)} demonstrations solved '
-      f'their task, {int(where.sum())} steps to imitate')
+  trajectory, where = _demonstrate(config, world, collect, say)
   if not where.any():
     return params
   observations = jax.tree.map(lambda x: x[where], trajectory.observations)
@@ -93,6 +84,31 @@ def warm_start(
       temperature=config.temperature)
   losses = jax.device_get(losses)
   say(f'warm start: imitation loss {losses[0]:.2f} -> {losses[-1]:.2f}')
+  _keep(path, params, say)
+  return params
+
+
+def _demonstrate(
+    config: ml_collections.ConfigDict, world: worlds.World,
+    collect: Callable[..., collect_lib.Collection], say: Callable[[str], None]
+) -> tuple[types.Trajectory, np.ndarray]:
+  """The expert's trajectories, and which steps of them, `[B, T]`, are good."""
+  jobs = [
+      workers.Job(slot, slot // config.warm_start.demonstrations,
+                  episodes.training_seed(config.seed, _DEMONSTRATIONS, slot),
+                  expert=True)
+      for slot in range(
+          len(world.tasks) * config.warm_start.demonstrations)]
+  trajectory = collect(jobs, None).trajectory
+  solved = trajectory.valid & trajectory.successes
+  where = np.asarray(trajectory.step_mask & solved[:, None])
+  say(f'warm start: {int(solved.sum())} of {len(jobs)} demonstrations solved '
+      f'their task, {int(where.sum())} steps to imitate')
+  return trajectory, where
+
+
+def _keep(path: pathlib.Path, params: Any, say: Callable[[str], None]) -> None:
+  """Writes parameters into the cache, if it can."""
   partial = path.with_suffix(f'.{os.getpid()}.npz')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +120,6 @@ def warm_start(
   except OSError as error:  # It is but a cache.
     partial.unlink(missing_ok=True)
     say(f'warm start: not kept in {path}: {error}')
-  return params
 
 
 def _cache_path(

@@ -105,6 +105,7 @@ def _config(method: str, seed: int) -> Any:
   config.group_weight = 'sample'
   config.optimizer.decay_rounds = plan.NUM_ROUNDS
   config.optimizer.num_minibatches = plan.NUM_MINIBATCHES
+  config.optimizer.entropy_bonus = 0.0
   return config
 
 
