@@ -31,6 +31,7 @@ def run(workdir: str, phase: str, call: int, delay: float) -> None:
   """Trains; a call of the phase, counted from 1, is killed after a delay."""
   from configs import osworld
   from experiments import rounds
+  from experiments import evaluating
   from experiments import train
   from step_jax.runs import checkpoint
 
@@ -44,7 +45,7 @@ def run(workdir: str, phase: str, call: int, delay: float) -> None:
   owner, name = {
       'collect': (rounds, '_collect_round'), 'update': (rounds, '_assign'),
       'save': (checkpoint.Checkpoints, 'save'),
-      'evaluate': (train, '_evaluate'),
+      'evaluate': (evaluating, 'evaluate'),
       'report': (train, '_report')}.get(phase, (None, ''))
   if owner is not None:
     function, calls = getattr(owner, name), []

@@ -26,7 +26,7 @@ from rich import console as rich_console
 
 from experiments import checks
 from experiments import commands
-from experiments import train
+from experiments import evaluating
 from step_jax.runs import evaluation as evaluation_lib
 from step_jax.runs import files
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
       raise checks.UserError(commands.sentence(error)) from error
     path = pathlib.Path(flags.FLAGS.workdir)
     config = _find_config(path, given, flags.FLAGS.checkpoint)
-    evaluation = train.evaluate_run(
+    evaluation = evaluating.evaluate_run(
         config, path, split=flags.FLAGS.split, episodes=flags.FLAGS.episodes,
         fresh=flags.FLAGS.checkpoint is not None)
     console.print(evaluation_lib.make_table(None, evaluation))

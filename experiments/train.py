@@ -4,7 +4,7 @@ Restores or starts, then plays rounds, evaluates, writes down and saves, and
 reports at the end. What happens in a round is told in `rounds`.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 import contextlib
 import functools
 import pathlib
@@ -19,14 +19,13 @@ import numpy as np
 from experiments import ahead as ahead_lib
 from experiments import checks
 from experiments import collectors
+from experiments import evaluating
 from experiments import rounds
 from experiments import saved
 from experiments import setups
 from experiments import showing
 from experiments import warm_start
 from experiments import worlds
-from step_jax.rollout import collect as collect_lib
-from step_jax.rollout import episodes as episodes_lib
 from step_jax.runs import checkpoint
 from step_jax.runs import episode_log
 from step_jax.runs import evaluation as evaluation_lib
@@ -71,7 +70,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     if config_path.exists():
       checks.check_same_config(config_path, config)
     files.replace(config_path, config.to_json(indent=2).encode())
-    _tell_tasks(setup.world, workdir / 'skipped_tasks.json')
+    worlds.tell_tasks(
+        setup.world, workdir / 'skipped_tasks.json', saved.warn)
     checkpoints = stack.enter_context(contextlib.closing(
         checkpoint.Checkpoints(workdir / 'checkpoints', saved.warn)))
     try:
@@ -111,71 +111,6 @@ def _train(
       _report(workdir, log, setup, progress)
 
 
-def _tell_tasks(world: worlds.World, path: pathlib.Path) -> None:
-  """Tells what there is to know of the tasks; lists what is left out."""
-  for note in world.notes:
-    saved.warn(note)
-  if world.skipped:
-    metrics.write_json(path, dict(world.skipped))
-
-
-def evaluate_run(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, *, split: str,
-    episodes: int, fresh: bool = False) -> evaluation_lib.Evaluation:
-  """Evaluates a policy and writes the result into the folder of a run.
-
-  Args:
-    config: of the run.
-    workdir: of the run.
-    split: see `worlds.make_world`.
-    episodes: a task.
-    fresh: evaluates what `policy.checkpoint` holds, not what the run made.
-
-  Returns:
-    The evaluation; `evaluation.json`, or `evaluation_<split>.json`, has it,
-    and for task files `results/` in OSWorld's layout.
-  """
-  setup = setups.make_setup(config, worlds.make_world(config, workdir=workdir))
-  shown = setup._replace(  # the servers are the run's
-      world=worlds.make_world(config, split, workdir), remote=None)
-  params = setup.policy.init(jax.random.key(config.seed)) if fresh else (
-      saved.newest_params(setup, workdir))
-  _tell_tasks(shown.world, workdir / f'skipped_tasks_{split}.json')
-  with (stopping.StopRequest() as stop, progress_lib.RunProgress(1) as progress,
-        collectors.open_collector(shown, progress, stop) as collect):
-    evaluation = _evaluate(shown, params, collect, episodes)
-  name = 'evaluation' if split == 'train' else f'evaluation_{split}'
-  metrics.write_json(workdir / f'{name}.json', evaluation)
-  if shown.world.domains:
-    observed = 'a11y_tree' if config.policy.name == 'element' else 'screenshot'
-    evaluation_lib.write_results(
-        workdir / 'results' / 'pyautogui' / observed / 'step_jax', evaluation,
-        shown.world.domains)
-  return evaluation
-
-
-def _evaluate(
-    setup: setups.Setup, params: Any, collect: collectors.Collector,
-    episodes: int, keep: Callable[..., None] = lambda collection, **_: None,
-) -> evaluation_lib.Evaluation:
-  config, world = setup.config, setup.world
-  is_fixed = config.env.episodes == 'fixed'
-
-  def collect_and_keep(jobs, player):
-    collection = collect(jobs, player, name='evaluation')
-    keep(collection, is_drawn=jobs[0].seed >= episodes_lib.FIRST_EVAL_SEED)
-    return collection
-
-  # Without chance, an instance played again is the same episode.
-  certain = world.simulator is not None and config.eval_temperature == 0
-  return evaluation_lib.evaluate(
-      world.tasks, collect_lib.Player(
-          params, jax.random.key(config.seed), config.eval_temperature),
-      collect_and_keep,
-      draws=episodes if world.draws or not is_fixed else 0,
-      instances=is_fixed and (1 if certain else episodes))
-
-
 def _start(
     setup: setups.Setup,
     collect: collectors.Collector,
@@ -210,7 +145,7 @@ def _run_rounds(
   before_path = workdir / 'initial_evaluation.json'
 
   def evaluate(params, num_rounds):
-    evaluation = _evaluate(
+    evaluation = evaluating.evaluate(
         setup, params, collect, config.eval_episodes,
         functools.partial(kept.add_evaluation, num_rounds))
     if not evaluation_lib.success_rates(evaluation).size:
@@ -242,14 +177,7 @@ def _run_rounds(
           setup, state, round_index, collect, kept.add_round, ahead)
       if is_evaluated:
         evaluation = evaluate(new_state.learner.params, round_index + 1)
-        rates = evaluation_lib.success_rates(evaluation)
-        row['eval_success_rate'] = rates.mean()
-        row['eval_tasks_above_60'] = int((rates > 0.6).sum())
-        row['record_error'] = signals.record_error(
-            np.asarray(new_state.success_rate), tasks, evaluation)
-        drawn = evaluation_lib.success_rates(evaluation, 'drawn_')
-        if drawn.size:
-          row['eval_drawn_success_rate'] = drawn.mean()
+        row |= _evaluation_row(evaluation, tasks, new_state.success_rate)
         metrics.write_json(workdir / 'evaluation.json', evaluation)
     except (KeyboardInterrupt, checks.RunError):
       if not state.learner.step.is_deleted():  # donated: amid the update
@@ -268,6 +196,21 @@ def _run_rounds(
     if (round_index + 1) % config.checkpoint_every == 0 or (
         round_index + 1 == config.num_rounds):
       save(round_index + 1, state)
+
+
+def _evaluation_row(
+    evaluation: evaluation_lib.Evaluation, tasks: Sequence[str],
+    success_rate: jax.Array) -> dict[str, Any]:
+  """What is written down of an evaluation, beside the record `[N]`."""
+  rates = evaluation_lib.success_rates(evaluation)
+  row = {'eval_success_rate': rates.mean(),
+         'eval_tasks_above_60': int((rates > 0.6).sum()),
+         'record_error': signals.record_error(
+             np.asarray(success_rate), tasks, evaluation)}
+  drawn = evaluation_lib.success_rates(evaluation, 'drawn_')
+  if drawn.size:
+    row['eval_drawn_success_rate'] = drawn.mean()
+  return row
 
 
 def _report(

@@ -20,6 +20,7 @@ from step_jax.rollout import pictures
 from step_jax.rollout import ray_processes
 from step_jax.rollout import simulation
 from step_jax.rollout import workers
+from step_jax.runs import metrics
 
 _ALIASES = {
     'androidworld': 'step_jax.envs.androidworld.env:AndroidWorldEnv',
@@ -200,6 +201,15 @@ def _find_tasks(
       name for name in (*module.TRAIN_TASKS, *module.HELD_OUT_TASKS)
       if name not in train)
   return {'train': train, 'held_out': held_out, 'all': train + held_out}[split]
+
+
+def tell_tasks(
+    world: World, path: pathlib.Path, say: Callable[[str], None]) -> None:
+  """Says what there is to know of the tasks; lists what is left out."""
+  for note in world.notes:
+    say(note)
+  if world.skipped:
+    metrics.write_json(path, dict(world.skipped))
 
 
 def make_pool(

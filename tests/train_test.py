@@ -21,6 +21,7 @@ import pytest
 
 from experiments import ahead as ahead_lib
 from experiments import checks
+from experiments import evaluating
 from experiments import replay
 from experiments import rounds as rounds_lib
 from experiments import setups as setups_lib
@@ -414,7 +415,7 @@ def test_a_run_of_before_a_field_existed_is_resumed_and_evaluated(
   path.write_text(json.dumps(saved))
   config = checks.read_config(path)
   assert config.optimizer.importance_cap == 0 and config.sampler == ''
-  train.evaluate_run(config, tmp_path, split='train', episodes=3)
+  evaluating.evaluate_run(config, tmp_path, split='train', episodes=3)
   train.train(_config(num_rounds=5, eval_every=2), tmp_path)
   _assert_same_run(tmp_path, run)
 
@@ -817,7 +818,7 @@ def test_an_evaluation_that_is_lost_stops_the_run(tmp_path, faults):
 def test_a_run_is_evaluated_on_other_tasks(run, tmp_path, split, tasks):
   shutil.copytree(run, tmp_path, dirs_exist_ok=True)
   config = _config(num_rounds=5, eval_every=2)
-  found = train.evaluate_run(config, tmp_path, split=split, episodes=3)
+  found = evaluating.evaluate_run(config, tmp_path, split=split, episodes=3)
   assert tuple(found) == tasks
   name = 'evaluation' if split == 'train' else f'evaluation_{split}'
   assert metrics.read_json(tmp_path / f'{name}.json') == found
@@ -831,7 +832,7 @@ def test_a_policy_that_is_not_trained_is_evaluated(tmp_path, monkeypatch):
   made = worlds.make_world(_config())
   monkeypatch.setattr(worlds, 'make_world', lambda *_, **__: made._replace(
       domains=('os',) * _NUM_TASKS, skipped={'x.json': 'why'}))
-  found = train.evaluate_run(
+  found = evaluating.evaluate_run(
       _config(), tmp_path, split='train', episodes=1, fresh=True)
   results = tmp_path / 'results' / 'pyautogui' / 'a11y_tree' / 'step_jax'
   assert {path.parent.name for path in results.glob('os/*/result.txt')} == set(
@@ -842,7 +843,7 @@ def test_a_policy_that_is_not_trained_is_evaluated(tmp_path, monkeypatch):
 
 def test_a_run_without_a_checkpoint_cannot_be_evaluated(tmp_path):
   with pytest.raises(checks.UserError, match='no checkpoint'):
-    train.evaluate_run(_config(), tmp_path, split='train', episodes=1)
+    evaluating.evaluate_run(_config(), tmp_path, split='train', episodes=1)
 
 
 def test_the_table_has_a_row_for_each_task(run, capsys):

@@ -86,8 +86,8 @@ def measure(workdir: pathlib.Path, make_setup: Callable[..., Any]) -> None:
 def _look(setup: Any, params: Any, collect: Any) -> list[tuple[float, ...]]:
   seen: list[Any] = []
 
-  def collect_and_keep(jobs, player, name):
-    collection = collect(jobs, player, name)
+  def collect_and_keep(jobs, player, name, **options):
+    collection = collect(jobs, player, name, **options)
     seen.append(collection.trajectory)
     return collection
 
