@@ -4,8 +4,8 @@
       [--config.<field>=value ...]
 
 Every few seconds it looks at the run and all processes below it: resident
-memory by kind of process, open descriptors, threads, files in the workdir and
-in the temporary folder. After the first tenth of the time the last quarter has
+memory by kind of process, open descriptors, threads, files in the workdir (but
+for metrics and episodes) and in the temporary folder. After the first tenth of the time the last quarter has
 to be as the first, within 5 % or one piece or megabyte, and the rounds must not
 take a quarter longer. Ends with 1 if they do not.
 `--config=configs/miniwob.py --minutes=30` does so in real browsers.
@@ -14,6 +14,7 @@ take a quarter longer. Ends with 1 if they do not.
 import argparse
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -28,7 +29,9 @@ _TOLERANCE = .05  # of the first quarter
 _LEAST = 1.  # piece or megabyte
 _SLOWER = .25  # of a machine that others use, too
 _ROLES = ('the run', 'its keeper', 'its workers')  # by depth; below: programs
-_GROWS = ('metrics.jsonl', 'success_rates.npy')  # with the rounds, and may
+# With rounds and evaluations, and may; of rounds' episodes two a task are kept.
+_GROWS = re.compile(
+    r'metrics\.jsonl|success_rates\.npy|events\.out\..*|until_.*\.npz')
 
 
 def family(pid: int, proc: pathlib.Path) -> list[tuple[int, int]]:
@@ -58,8 +61,7 @@ def look(pid: int, workdir: pathlib.Path, temporary: pathlib.Path,
   """
   seen = dict.fromkeys((
       'resident MB', 'processes', 'threads', 'open descriptors',
-      'files in the workdir', 'MB in the workdir, without metrics',
-      'files in TMPDIR'), 0.)
+      'files in the workdir', 'MB in the workdir', 'files in TMPDIR'), 0.)
   for member, depth in family(pid, proc):
     folder = proc / str(member)
     try:
@@ -82,9 +84,9 @@ def look(pid: int, workdir: pathlib.Path, temporary: pathlib.Path,
       size = path.lstat().st_size
     except FileNotFoundError:
       continue  # it has just been replaced
-    seen['files in the workdir'] += 1
-    if path.name not in _GROWS:
-      seen['MB in the workdir, without metrics'] += size / 2**20
+    if not _GROWS.fullmatch(path.name):
+      seen['files in the workdir'] += 1
+      seen['MB in the workdir'] += size / 2**20
   seen['files in TMPDIR'] = sum(1 for _ in temporary.rglob('*'))
   return seen
 

@@ -29,14 +29,15 @@ def test_what_a_run_takes_and_whom_a_storm_hits(tmp_path):
       5: ('chromium', 3), 6: ('chromium', 5), 7: ('other', 0)})
   (tmp_path / 'run').mkdir()
   (tmp_path / 'run/metrics.jsonl').write_bytes(b'x' * 2**20)
+  (tmp_path / 'run/until_000040_evaluations.npz').write_bytes(b'x')
   (tmp_path / 'run/more').write_bytes(b'x' * 2**20)
   (tmp_path / 'tmp/folder').mkdir(parents=True)
   assert soak.look(1, tmp_path / 'run', tmp_path / 'tmp', proc) == {
       'resident MB': 21, 'resident MB of the run': 1,
       'resident MB of its keeper': 2, 'resident MB of its workers': 7,
       'resident MB of chromium': 11, 'processes': 6, 'threads': 6,
-      'open descriptors': 12, 'files in the workdir': 2,
-      'MB in the workdir, without metrics': 1, 'files in TMPDIR': 1}
+      'open descriptors': 12, 'files in the workdir': 1,
+      'MB in the workdir': 1, 'files in TMPDIR': 1}
   assert {name: sorted(pids) for name, pids in signal_storm.victims(
       1, proc).items()} == {'python': [3, 4], 'chromium': [5, 6]}
 
