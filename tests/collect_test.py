@@ -23,12 +23,14 @@ _JOBS = [workers.Job(slot, (slot // 2) % 4, 100 + slot // 2)
 
 
 class _PatientEnv(fake_world.ButtonEnv):
-  """Lets one go on after a wrong action."""
+  """Lets one go on after a wrong action; its first task has scores."""
 
   def step(self, action):
     observation, reward, terminated, truncated, info = super().step(action)
     terminated &= not self._wanted
     truncated = not terminated and self._step >= self._max_steps
+    if (terminated or truncated) and self._task == _TASKS[0]:
+      info = {**info, 'score': self._step / 8}
     return observation, reward, terminated, truncated, info
 
 
@@ -135,6 +137,12 @@ def test_records_have_their_shapes(undisturbed):
   np.testing.assert_array_equal(
       trajectory.step_mask, np.arange(_MAX_STEPS) < lengths[:, None])
   assert not trajectory.token_mask[~trajectory.step_mask].any()
+
+
+def test_scores_are_noted_where_there_are_any(undisturbed):
+  trajectory, scores = undisturbed.trajectory, undisturbed.notes.scores
+  np.testing.assert_array_equal(scores, np.where(
+      trajectory.task_ids == 0, trajectory.step_mask.sum(axis=1) / 8, np.nan))
 
 
 def test_returns_are_the_rewards_of_the_world():
@@ -471,4 +479,4 @@ def test_an_environment_that_outlasts_its_steps_is_a_bug():
 def test_no_jobs_no_trajectories():
   trajectory, *counts = _collect(_local(), pytest.fail, [])
   assert counts[:3] == [0, 0, ''] and trajectory.valid.shape == (0,)
-  assert [len(x) for x in counts[3]] == [0, 0, 0]
+  assert [len(x) for x in counts[3]] == [0, 0, 0, 0]

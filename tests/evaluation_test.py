@@ -14,7 +14,7 @@ from step_jax.runs import evaluation
 _PLAYER = collect_lib.Player({}, jax.random.key(0), 0.)
 
 
-def _evaluate(successes, valid, tasks=('a', 'b', 'c')):
+def _evaluate(successes, valid, tasks=('a', 'b', 'c'), scores=None):
   """The evaluation of outcomes `[N, episodes]`, and the jobs it asked for."""
   asked = []
 
@@ -29,7 +29,8 @@ def _evaluate(successes, valid, tasks=('a', 'b', 'c')):
         token_mask=np.ones((size, 1, 1), bool),
         step_mask=np.ones((size, 1), bool), returns=np.zeros(size),
         successes=np.array(successes, bool).ravel(),
-        valid=np.array(valid, bool).ravel()), size, 0)
+        valid=np.array(valid, bool).ravel()), size, 0,
+        notes=scores and collect_lib.make_notes(jobs, scores=scores))
 
   result = evaluation.evaluate(
       tasks, _PLAYER, collect, draws=np.shape(valid)[1])
@@ -66,6 +67,20 @@ def test_results_are_laid_out_as_osworld_s(tmp_path):
     assert {str(path.parent.relative_to(tmp_path / 'model')):
             float(path.read_text())
             for path in tmp_path.glob('*/*/*/result.txt')} == found
+
+
+def test_results_have_parts_of_a_score(tmp_path):
+  # a: (1 + .25) / 2, of which one was solved; b: one of two was lost, and the
+  # score of a lost episode counts as little as its reward; c: none has a score.
+  result, _ = _evaluate(
+      [[1, 0], [0, 0], [1, 0]], [[1, 1], [1, 0], [1, 1]],
+      scores={0: 1., 1: .25, 2: .5, 3: 1.})
+  assert [row['success_rate'] for row in result.values()] == [.5, 0., .5]
+  assert [row.get('score') for row in result.values()] == [.625, .5, None]
+  evaluation.write_results(tmp_path, result, ('os', 'os', 'vlc'))
+  assert {path.parent.name: path.read_text()
+          for path in tmp_path.rglob('result.txt')} == {
+              'a': '0.625\n', 'b': '0.5\n', 'c': '0.5\n'}
 
 
 def test_tasks_above_60_are_above():

@@ -37,7 +37,7 @@ def _collection(number):
       valid=np.ones(1, bool))
   return collect_lib.Collection(
       trajectory, 3, 1, 'a crash', collect_lib.Notes(
-          np.array([11]), np.array(['do']), np.array([''])))
+          np.array([11]), np.array(['do']), np.array(['']), np.array([.5])))
 
 
 def _play(store, fails=False):

@@ -303,6 +303,17 @@ def test_a_script_whose_element_never_comes_ends(env, fake):
   assert env.step(info['expert_action'])[1:3] == (0, True)
 
 
+def test_a_part_of_a_score_is_told_and_not_rewarded(env, fake, monkeypatch):
+  scores = [.5, 1.]
+  monkeypatch.setattr(env_lib.judge.evaluators, 'evaluate',
+                      lambda *_, **__: scores.pop(0))
+  for score, reward in ((.5, 0.), (1., 1.)):
+    _, info = reset(env, 'write')
+    assert 'score' not in info
+    _, found, *_, info = act(env, 'done')
+    assert (found, info['score']) == (reward, score)
+
+
 def test_the_wrong_way_can_be_gone_too(env, folder, fake):
   path = folder / 'write.solution.json'
   solution = json.loads(path.read_text())

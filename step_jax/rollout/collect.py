@@ -44,18 +44,25 @@ class Notes(NamedTuple):
   seeds: np.ndarray  # [B] int64, the environment's
   instructions: np.ndarray  # [B] str, '' where the environment tells none
   losses: np.ndarray  # [B] str, what a trajectory was lost to, or ''
+  # [B] float32, what an evaluator that gives parts of a reward gave, or NaN.
+  scores: np.ndarray
 
 
 def make_notes(
     jobs: Sequence[workers.Job], instructions: dict[int, str] | None = None,
-    losses: dict[int, str] | None = None) -> Notes:
-  """Notes on slots 0 .. B-1, of texts by slot."""
+    losses: dict[int, str] | None = None,
+    scores: dict[int, float] | None = None) -> Notes:
+  """Notes on slots 0 .. B-1, of texts and scores by slot."""
   seeds = np.zeros(len(jobs), np.int64)
   seeds[[job.slot for job in jobs]] = [job.seed for job in jobs]
   told, lost = (
       np.array([(texts or {}).get(slot, '') for slot in range(len(jobs))], str)
       for texts in (instructions, losses))
-  return Notes(seeds, told, lost)
+  given = np.full(len(jobs), np.nan, np.float32)
+  for slot, score in (scores or {}).items():
+    if slot < len(jobs):
+      given[slot] = score
+  return Notes(seeds, told, lost, given)
 
 
 class Collection(NamedTuple):
@@ -160,6 +167,7 @@ class _Play:
     self._histories: dict[int, Any] = {}  # by slot, as what follows
     self._told: dict[int, str] = {}
     self._losses: dict[int, str] = {}
+    self._scores: dict[int, float] = {}
     self._lost_to = ''
     self._store = allocate(self._jobs)
     self.waiting: dict[int, workers.Event] = {}  # in order of arrival
@@ -202,6 +210,8 @@ class _Play:
       store.valid[slot] = True
       store.returns[slot] = event.reward
       store.successes[slot] = event.reward > 0
+      if 'score' in event.info:
+        self._scores[slot] = event.info['score']
     del self._playing[number]
     self.num_ended += slot < self._total
     return slot < self._total
@@ -268,7 +278,8 @@ class _Play:
     return Collection(
         jax.tree.map(lambda x: x[:total], store), self.turns.total(),
         num_failures, self._lost_to,
-        make_notes(self._jobs[:total], self._told, self._losses),
+        make_notes(
+            self._jobs[:total], self._told, self._losses, self._scores),
         total - self.num_ended, closing.Late(
             store.task_ids[total:][ended], store.returns[total:][ended]))
 

@@ -40,23 +40,33 @@ def evaluate(
     `{task: {'success_rate', 'episodes'}}`, of the instances if there are any,
     else of the draws; besides instances the draws are 'drawn_success_rate' and
     'drawn_episodes'. Lost episodes are not counted, and a task all of whose
-    episodes were lost has success rate None.
+    episodes were lost has success rate None. Where the evaluator gives parts
+    of a reward, 'score' is the mean of what it gave.
   """
   parts = {}
   if instances:
-    parts[''] = play(tasks, player, collect, episodes=instances, fixed=True)
+    parts[''] = _play(tasks, player, collect, episodes=instances, fixed=True)
   if draws or not instances:
-    parts['drawn_' if instances else ''] = play(
+    parts['drawn_' if instances else ''] = _play(
         tasks, player, collect, episodes=draws)
   return {
       task: {
           prefix + name: value
-          for prefix, (solved, valid) in parts.items()
-          for name, value in (
-              ('success_rate', solved[i].sum() / valid[i].sum()
-               if valid[i].any() else None),
-              ('episodes', int(valid[i].sum())))}
+          for prefix, outcomes in parts.items()
+          for name, value in _row(*(x[i] for x in outcomes)).items()}
       for i, task in enumerate(tasks)}
+
+
+def _row(solved: np.ndarray, valid: np.ndarray, scores: np.ndarray
+         ) -> dict[str, Any]:
+  """What there is to know of a task's episodes `[episodes]`."""
+  row: dict[str, Any] = {
+      'success_rate': solved.sum() / valid.sum() if valid.any() else None,
+      'episodes': int(valid.sum())}
+  scores = scores[valid]
+  if np.isfinite(scores).any():
+    row['score'] = float(np.nanmean(scores))
+  return row
 
 
 def play(
@@ -77,16 +87,30 @@ def play(
   Returns:
     `(solved, valid)`, bool `[N, episodes]`; lost episodes are neither.
   """
+  return _play(tasks, player, collect, episodes=episodes, fixed=fixed)[:2]
+
+
+def _play(
+    tasks: Sequence[str],
+    player: collect_lib.Player,
+    collect: Callable[..., collect_lib.Collection],
+    *,
+    episodes: int,
+    fixed: bool = False,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """As `play`, and the scores `[N, episodes]`, NaN where there is none."""
   jobs = [
       workers.Job(
           i * episodes + k, i, episodes_lib.fixed_seed(task) if fixed
           else episodes_lib.eval_seed(k))
       for i, task in enumerate(tasks) for k in range(episodes)]
-  trajectory = collect(jobs, player).trajectory
+  collection = collect(jobs, player)
   valid, successes = jax.device_get(
-      (trajectory.valid, trajectory.successes))
+      (collection.trajectory.valid, collection.trajectory.successes))
   valid = valid.reshape(len(tasks), episodes)
-  return successes.reshape(valid.shape) & valid, valid
+  scores = (collection.notes or collect_lib.make_notes(jobs)).scores
+  return (successes.reshape(valid.shape) & valid, valid,
+          scores.reshape(valid.shape))
 
 
 def success_rates(evaluation: Evaluation, prefix: str = '') -> np.ndarray:
@@ -105,6 +129,9 @@ def write_results(folder: pathlib.Path, evaluation: Evaluation,
                   domains: Sequence[str]) -> None:
   """Writes a `result.txt` for each task, where OSWorld's show_result reads it.
 
+  It holds the mean of the scores, as OSWorld's does, or of the rewards where
+  there is no score.
+
   Args:
     folder: of a model, such as `results/pyautogui/screenshot/<model>`; what an
       earlier evaluation left there of these tasks is replaced.
@@ -120,7 +147,8 @@ def write_results(folder: pathlib.Path, evaluation: Evaluation,
       path.parent.mkdir(parents=True, exist_ok=True)
       path.unlink(missing_ok=True)
     if row['success_rate'] is not None:
-      files.replace(path, f'{row["success_rate"]}\n'.encode())
+      files.replace(
+          path, f'{row.get("score", row["success_rate"])}\n'.encode())
 
 
 def make_table(

@@ -133,7 +133,7 @@ class Channel:
     fields: dict[str, Any] = dict.fromkeys(names, 0)
     self._collection = jax.tree.structure(collect_lib.Collection(
         types.Trajectory(**fields | {'observations': row}), 0, 0, '',
-        collect_lib.Notes(*[np.zeros(0)] * 3)))
+        collect_lib.Notes(*[np.zeros(0)] * 4)))
     self._should_stop = should_stop
     self._pictures = pictures
     self._beaten = 0.0

@@ -1,12 +1,12 @@
 """OSWorld's tasks on real desktops, as elements and token actions.
 
 An episode is a task file: the desktop is restored, the task's steps prepare
-it, the agent acts, and the task's evaluator looks at what it left. A step is
-one request that does something, a pause, and one that reads the screen.
+it, the agent acts, and the task's evaluator scores what it left. A step is one
+request that does something, a pause, and one that reads the screen.
 
 Deviations from OSWorld's own environment, on purpose: whatever breaks raises
 instead of scoring 0, the reward comes with the last step, and it is 1 only for
-a score of 1.
+a score of 1; `info['score']` has the score.
 """
 
 from collections.abc import Sequence
@@ -131,7 +131,7 @@ class OSWorldEnv(gymnasium.Env):
         num_processes=evaluator_processes, password=password, proxies=proxies,
         settle_after_reset=settle_after_reset,
         settle_before_evaluation=settle_before_evaluation)
-    self._note = ''  # on the evaluation
+    self._outcome: dict[str, Any] = {}  # of the evaluation
     self._task = self._tasks[0]
     self._tree: elements.Tree | None = None
     self._screen = base.make_screen('', ())
@@ -157,7 +157,7 @@ class OSWorldEnv(gymnasium.Env):
       self._script = list(
           solution.wrong if options['expert'] == 'wrong' else solution.steps)
     self._num_steps, self._ended, self._tree = 0, False, None
-    self._note = ''
+    self._outcome = {}
     try:
       self._machine.restore()
       self._judge.prepare(self._task)
@@ -183,9 +183,11 @@ class OSWorldEnv(gymnasium.Env):
         self._act(parts)
       if terminated or truncated:
         self._ended = True
-        score, self._note = self._judge.evaluate(
-            self._task, failed=kind == 'fail')
+        score, note = self._judge.evaluate(self._task, failed=kind == 'fail')
         reward = float(score >= 1)
+        self._outcome = {'score': score}
+        if note:  # why desktop-env could not get to a score
+          self._outcome['evaluation'] = note
       return (self._observation(), reward, terminated, truncated, self._info())
     except client_lib.DesktopError:
       self._tree = None
@@ -277,8 +279,7 @@ class OSWorldEnv(gymnasium.Env):
   def _info(self) -> dict[str, Any]:
     info: dict[str, Any] = {
         'task': self._task.id, 'instruction': self._task.instruction}
-    if self._note:  # why desktop-env could not get to a score
-      info['evaluation'] = self._note
+    info |= self._outcome
     if self._expert and not self._ended:
       proposal = self._propose()
       # An element that does not come ends a demonstration that has failed.
