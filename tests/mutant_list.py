@@ -445,7 +445,7 @@ _RUNS = (
          ('two processes own a folder', 'fcntl.LOCK_EX |', 'fcntl.LOCK_SH |')),
     *_of('step_jax/runs/evaluation.py', 'evaluation_test.py',
          ('lost episodes count as failures',
-          'solved[i].sum() / valid[i].sum()', 'solved[i].sum() / episodes'),
+          'solved.sum() / valid.sum()', 'solved.sum() / valid.size'),
          ('tasks have other seeds than each other',
           'eval_seed(k)', 'eval_seed(i * episodes + k)'),
          ('a lost episode can be solved',
