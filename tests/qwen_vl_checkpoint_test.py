@@ -43,6 +43,8 @@ def test_round_trip_gives_transformers_its_tensors_back(name, tmp_path):
   files = list(tmp_path.glob('*.safetensors'))
   assert len(files) > 1
   assert max(file.stat().st_size for file in files) < 15_000
+  assert {file.stat().st_mode for file in tmp_path.iterdir()} == {
+      (tmp_path / 'config.json').stat().st_mode}  # whoever may read that
   saved, expected = _tensors(tmp_path), _tensors(source)
   assert saved.keys() == expected.keys()
   for key, tensor in expected.items():

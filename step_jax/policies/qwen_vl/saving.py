@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -34,6 +35,11 @@ def save_params(
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
+  values = config_lib.to_dict(config)
+  values['dtype'] = str(jnp.dtype(
+      dtype or jax.tree.leaves(params)[0].dtype))
+  config_path = folder / 'config.json'
+  config_path.write_text(json.dumps(values, indent=2) + '\n')
   leaves = tensors_lib.by_path(params)
   shards = _split(config, leaves, dtype, max_shard_bytes)
   weight_map: dict[str, str] = {}
@@ -46,11 +52,9 @@ def save_params(
     weight_map |= dict.fromkeys(arrays, file)
     safetensors_numpy.save_file(
         arrays, folder / file, metadata={'format': 'pt'})
+    # It is for its owner alone, but a server may be somebody else.
+    shutil.copymode(config_path, folder / file)
     del arrays
-  values = config_lib.to_dict(config)
-  values['dtype'] = str(jnp.dtype(
-      dtype or jax.tree.leaves(params)[0].dtype))
-  (folder / 'config.json').write_text(json.dumps(values, indent=2) + '\n')
   index = folder / 'model.safetensors.index.json'
   index.unlink(missing_ok=True)
   if len(shards) > 1:
