@@ -9,6 +9,7 @@ import httpx
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 import tokenizers
 
 from experiments import checks
@@ -43,6 +44,7 @@ _STEPS = 2
 _KEY = jax.random.key(7)
 _LENGTH = 3  # of a response
 _START = 257  # <|im_start|>, which may not be written
+_NUM_TOKENS = 270  # of the vocabulary
 
 
 @pytest.fixture(scope='module', name='folder')
@@ -243,6 +245,58 @@ def test_log_probs_are_those_of_our_own_model(
   seeds = {options.get('sampling_seed', options.get('seed'))
            for options in drawn}
   assert len(seeds) == len(drawn)
+
+
+def _p_value(tokens, probabilities):
+  """Of a chi-square test of first tokens; those that are rare count as one."""
+  wanted = len(tokens) * probabilities
+  seen = np.bincount(tokens[:, 0], minlength=len(wanted))
+  often = wanted >= 5
+  seen, wanted = (np.append(x[often], x[~often].sum()) for x in (seen, wanted))
+  assert len(seen) > 20 and wanted.min() >= 5
+  return stats.chisquare(seen, wanted).pvalue
+
+
+def test_draws_are_distributed_as_those_of_the_local_policy(
+    setup, params, servers):
+  """First tokens, and whole responses: 64 to each of 16 rows."""
+  env = setup.world.make_env()
+  row = setup.codec.observe(*env.reset(seed=100, options={'task_id': 0}),
+                            setup.codec.empty_history)
+
+  def repeated(count):
+    return jax.tree.map(lambda x: np.stack([x] * count), row)
+
+  answers = []
+  with _remote(setup, servers[1]) as remote:
+    remote.publish(params, 1)
+    remote.submit(actors.Rows(
+        np.arange(16), np.zeros(16, int), repeated(16), [{}] * 16),
+        rng_key=_KEY, temperature=.7, candidates=range(1, 65))
+    while len(answers) < 16:
+      answers += remote.receive(1.)
+  sample = jax.tree.map(lambda *x: np.concatenate(x), *(
+      answer.sample for answer in sorted(answers)))
+  assert len(sample.tokens) == 1024
+
+  illegal = set(setup.policy.served.illegal_ids)
+  first = [x for x in range(_NUM_TOKENS) if x not in illegal]
+  tokens = np.zeros((len(first), _LENGTH), np.int32)
+  tokens[:, 0] = first
+  wanted = np.zeros(_NUM_TOKENS)
+  wanted[first] = np.exp(_own_log_probs(
+      setup, params, repeated(len(first)), tokens)[:, 0])
+  assert wanted.sum() == pytest.approx(1, abs=1e-5)
+  assert _p_value(sample.tokens, wanted / wanted.sum()) > .01
+  untempered = wanted**.7
+  assert _p_value(sample.tokens, untempered / untempered.sum()) < 1e-9
+
+  # The mean of p_0.5 / p_0.7 over responses drawn at 0.7 is 1.
+  tokens, own, where = (x[:128] for x in sample)
+  sharp = _own_log_probs(setup, params, repeated(128), tokens, .5)
+  ratio = np.exp(np.where(where, sharp - own, 0).sum(axis=1))
+  assert ratio.std() > .1
+  assert abs(ratio.mean() - 1) < 3 * ratio.std() / np.sqrt(len(ratio))
 
 
 def _edit(name, change):

@@ -325,6 +325,10 @@ _ROLLOUT = (
           'length = stops[0] + 1 if stops', 'length = len(ids) if stops'),
          ('log-probs at temperature 0 are the server\'s',
           'if draw.temperature:', 'if True:')),
+    *_of('step_jax/rollout/actors/engine.py', 'actors_test.py::'
+         'test_draws_are_distributed_as_those_of_the_local_policy',
+         ('several responses have no temperature', 'way.temperature))',
+          'way.temperature if way.num == 1 else 1.))')),
     *_of('step_jax/rollout/actors/fleet.py', 'actors_test.py',
          ('stale weights are no error',
           'if not error <= self._bound:', 'if False:')),
