@@ -10,7 +10,6 @@ answer is there when the response has been written at its own pace. --check
 plays small rounds in real processes by the real loop, too (`fleet_check`).
 """
 
-import dataclasses
 import pathlib
 import sys
 
@@ -63,19 +62,6 @@ def from_flags() -> fleet_model.Fleet:
       restart=_RESTART.value)
 
 
-def others(fleet: fleet_model.Fleet) -> dict[str, fleet_model.Fleet]:
-  """The fleet, and those with more of one thing."""
-  changes = {
-      'as asked': {},
-      'environments': {'environments': 2 * fleet.environments},
-      'servers': {'channels': 2 * fleet.channels},
-      'learner': {'update': fleet.update / 2},
-      'lag 1': {'lag': 1},
-      'closing at 0.95': {'close_at': .95}}
-  return {name: dataclasses.replace(fleet, **change)
-          for name, change in changes.items()}
-
-
 def main(_):
   if _CHECK.value:
     from benchmarks import fleet_check  # as processes are started from there
@@ -84,7 +70,7 @@ def main(_):
   print('| | round, s | playing, s | idle: environments | servers | learner '
         '| closed | lost |')
   print('|---|---|---|---|---|---|---|---|')
-  for name, fleet in others(from_flags()).items():
+  for name, fleet in fleet_model.others(from_flags()).items():
     result = fleet_model.predict(fleet, _ROUNDS.value)
     seconds = ' | '.join(f'{x / _ROUNDS.value:.0f}' for x in result[:2])
     shares = ' | '.join(f'{x:.2f}' for x in result[2:])

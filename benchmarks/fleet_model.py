@@ -189,3 +189,16 @@ def make_latency(
     times[:, 1:] = rng.choice(found, (episodes, steps))
   rows = times.tolist()  # of which single numbers are read sooner
   return lambda episode, operation: rows[episode][operation]
+
+
+def others(fleet: Fleet) -> dict[str, Fleet]:
+  """The fleet, and those with more of one thing."""
+  changes = {
+      'as asked': {},
+      'environments': {'environments': 2 * fleet.environments},
+      'servers': {'channels': 2 * fleet.channels},
+      'learner': {'update': fleet.update / 2},
+      'lag 1': {'lag': 1},
+      'closing at 0.95': {'close_at': .95}}
+  return {name: dataclasses.replace(fleet, **change)
+          for name, change in changes.items()}

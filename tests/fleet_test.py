@@ -1,11 +1,13 @@
 """Tests of the model of a round, against sums by hand and the loop itself."""
 
 import dataclasses
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from benchmarks import fleet
 from benchmarks import fleet_check
 from benchmarks import fleet_model
 from benchmarks import stragglers
@@ -113,6 +115,19 @@ def test_more_of_a_thing_is_no_loss():
       latency=fleet_model.make_latency(
           4 * 32, 4, step=1., reset=3., sigma=.5, found=[.5, 1.5]))
   seconds = {name: fleet_model.predict(one, 4).seconds
-             for name, one in fleet.others(few).items()}
+             for name, one in fleet_model.others(few).items()}
   asked = seconds.pop('as asked')
   assert all(.5 * asked <= one < 1.02 * asked for one in seconds.values())
+
+
+def test_the_command_prints_a_line_for_each_thing(tmp_path):
+  (tmp_path / 'seconds').write_text('1\n1\n')
+  table = subprocess.run(
+      [sys.executable, pathlib.Path(fleet_model.__file__).with_name('fleet.py'),
+       '--environments=2', '--slots=2', '--steps=2', '--rounds=2', '--sigma=0',
+       '--reset=5', '--update=3', '--response=0', '--reads=1500',
+       f'--latencies={tmp_path / "seconds"}'],
+      capture_output=True, text=True, check=True).stdout.splitlines()
+  assert len(table) == 2 + 6
+  # After resets of 5 s answers of 1 s, one after the other, and steps of 1 s.
+  assert table[2].split('|')[1:4] == [' as asked ', ' 13 ', ' 10 ']
