@@ -20,6 +20,7 @@ import PIL.Image
 import pytest
 
 from step_jax.envs.osworld.desktop import processes
+from step_jax.envs.osworld.desktop import programs
 from tests import desktops
 from tests.desktops import desktop_fixture   # noqa: F401
 from tests.desktops import session_desktop_fixture   # noqa: F401
@@ -511,6 +512,43 @@ def test_token_is_asked_on_every_route(guarded, method, path, header):
   assert answer.status_code == 401
   assert answer.json()['message'] == 'expected Authorization: Bearer SECRET'
   assert not (guarded.home / 'owned').exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='asks for root')
+def test_home_is_where_osworld_s_tasks_look_for_it(desktop, guarded):
+  if guarded.execute('[ /home -ef ../ ]', shell=True)['returncode']:
+    pytest.skip('mounts are forbidden here')
+  for one in (desktop, guarded):
+    assert one.client.post('/setup/upload', data={
+        'file_path': '/home/user/Desktop/a'}, files={
+            'file_data': one.display.encode()}).status_code == 200
+    assert (one.home / 'Desktop/a').read_text() == one.display
+  desktop.reset()
+  assert desktop.execute(['ls', '/home/user/Desktop'])['output'] == ''
+  assert not pathlib.Path('/home/user').exists() or not os.path.samefile(
+      '/home/user', desktop.home)
+
+
+def test_chromium_stands_for_chrome(tmp_path, monkeypatch):
+  """Under the name that tasks start, with its profile, and kill."""
+  chromium = tmp_path / 'chromium'
+  chromium.write_text('#!/bin/sh\necho $0 $*\n')
+  chromium.chmod(0o755)
+  monkeypatch.setattr(programs, '_CHROMIUM', str(chromium))
+  monkeypatch.setenv('PATH', '/usr/bin:/bin')
+  monkeypatch.setenv('HOME', '/h')
+  monkeypatch.setattr(programs.shutil, 'which', lambda name: None)
+  programs.name_chrome(str(tmp_path))
+  said = subprocess.run(
+      [tmp_path / 'google-chrome', '--remote-debugging-port=1337'],
+      capture_output=True, text=True, check=True).stdout.split()
+  assert said[0] == str(tmp_path / 'chrome')
+  assert '--user-data-dir=/h/.config/google-chrome' in said
+  assert said[-1] == '--remote-debugging-port=1337'
+  (tmp_path / 'other').mkdir()
+  monkeypatch.setattr(programs.shutil, 'which', lambda name: '/usr/bin/x')
+  programs.name_chrome(str(tmp_path / 'other'))
+  assert not os.listdir(tmp_path / 'other')
 
 
 def test_token_opens_and_is_told_to_nobody(guarded):

@@ -12,6 +12,7 @@ lock on it, which ends with the last of the three, says that it is not used.
 Linux only (`/proc` and `prctl`); imports the standard library alone.
 """
 import contextlib
+import ctypes
 import fcntl
 import glob
 import os
@@ -29,6 +30,8 @@ from step_jax.envs.osworld.desktop import session
 
 _PREFIX = 'step_jax_desktop_'
 _PATIENCE = 5.0   # seconds for killed processes to vanish
+_CLONE_NEWNS = 0x20000
+_MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x40000
 
 
 def run(listener: socket.socket, *, user: int | None, with_parent: bool,
@@ -52,6 +55,7 @@ def run(listener: socket.socket, *, user: int | None, with_parent: bool,
   remove_abandoned(user)
   folder, _ = make_folder()
   session.copy_code(folder, packages)
+  os.mkdir(os.path.join(folder, 'home'))
   if user is not None:
     for path, _, files in os.walk(folder):
       for name in ('', *files):
@@ -169,6 +173,7 @@ def _keep(life: int, listener: socket.socket, folder: str, user: int | None,
       signal.signal(signal.SIGCHLD, signal.SIG_DFL)
       os.close(life)
       if user is not None:
+        _move_home(folder)
         os.setgroups([])
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
@@ -187,6 +192,20 @@ def _keep(life: int, listener: socket.socket, folder: str, user: int | None,
     if life in ready or child in _reap():
       break
   _bury(folder, user)
+
+
+def _move_home(folder: str) -> None:
+  """Lets what is below this process find the desktop's home at /home/user.
+
+  There OSWorld's tasks look for it. HOME stays what is this desktop's alone, as
+  LibreOffice names its socket after it. Where a container forbids it, they do
+  not find it, and all else is as ever.
+  """
+  libc = ctypes.CDLL(None)
+  if libc.unshare(_CLONE_NEWNS) == 0 and libc.mount(
+      None, b'/', None, _MS_REC | _MS_PRIVATE, None) == 0:
+    libc.mount(os.path.join(folder, 'home').encode(), b'/home', None,
+               _MS_BIND, None)
 
 
 def _bury(folder: str, user: int | None) -> None:

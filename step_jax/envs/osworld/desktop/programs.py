@@ -2,6 +2,7 @@
 from collections.abc import Callable, Sequence
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -12,6 +13,31 @@ from step_jax.envs.osworld.desktop import processes
 
 _LOOK = 0.5   # seconds between looks whether a command is a window
 _MAX_OUTPUT = 1 << 24   # bytes
+
+
+# Where Chrome has its profile. Its own sandbox is more than most containers
+# give, and what it must not harm is the desktop's alone.
+_CHROME = """#!/bin/sh
+exec "$(dirname "$0")/chrome" --user-data-dir="$HOME/.config/google-chrome" \\
+  --no-first-run --no-default-browser-check --no-sandbox "$@"
+"""
+_CHROMIUM = '/usr/lib/chromium/chromium'   # Debian's
+
+
+def name_chrome(folder: str) -> None:
+  """Lets Chromium, where it is, stand for the Chrome that tasks start.
+
+  Its process is `chrome`, which is what tasks kill.
+
+  Args:
+    folder: of programs, where it is put.
+  """
+  if os.path.exists(_CHROMIUM) and not shutil.which('google-chrome'):
+    os.symlink(_CHROMIUM, os.path.join(folder, 'chrome'))
+    path = os.path.join(folder, 'google-chrome')
+    with open(path, 'w') as file:
+      file.write(_CHROME)
+    os.chmod(path, 0o755)
 
 
 class Programs:

@@ -77,6 +77,7 @@ class Session:
         self.environment, folder=folder, log=self._log,
         list_windows=lambda: self.ask_screen('windows'))
     os.symlink('/usr/bin/python3', os.path.join(folder, 'bin', 'python'))
+    programs.name_chrome(os.path.join(folder, 'bin'))
     compileall.compile_dir(os.path.join(folder, 'code'), quiet=2)
     home.make(os.path.join(folder, 'template'))
     self._restore_home()
