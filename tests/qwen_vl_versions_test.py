@@ -96,5 +96,8 @@ def test_prompts_offer_what_each_version_was_given():
           (name, platform) != ('ui_tars_dpo', 'desktop'))
       assert ("finished(content='xxx') # Use escape" in text) is (
           name == 'ui_tars_1_5')
+      # Which is how a phone's task that cannot be done ends, too.
+      assert ('solved or not' in text) is (
+          (name, platform) == ('ui_tars_dpo', 'mobile'))
   assert "end_box='" in prompts.UI_TARS['ui_tars_dpo']['mobile'].split(
       'scroll(')[1].split('\n')[0]

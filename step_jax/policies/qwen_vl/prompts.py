@@ -78,7 +78,7 @@ type(content='')
 scroll(start_box='<|box_start|>(x1,y1)<|box_end|>', end_box='<|box_start|>(x3,y3)<|box_end|>')
 press_home()
 press_back()
-finished(content='')
+finished(content='') # Ends the task, solved or not.
 """  # noqa: E501
 
 
