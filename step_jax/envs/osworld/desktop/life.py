@@ -198,9 +198,11 @@ def _move_home(folder: str) -> None:
   """Lets what is below this process find the desktop's home at /home/user.
 
   There OSWorld's tasks look for it. HOME stays what is this desktop's alone, as
-  LibreOffice names its socket after it. Where a container forbids it, they do
-  not find it, and all else is as ever.
+  LibreOffice names its socket after it. Where a container forbids it, or the
+  desktop's own folder is in /home, they do not find it; all else is as ever.
   """
+  if os.path.realpath(folder).startswith('/home/'):
+    return
   libc = ctypes.CDLL(None)
   if libc.unshare(_CLONE_NEWNS) == 0 and libc.mount(
       None, b'/', None, _MS_REC | _MS_PRIVATE, None) == 0:
