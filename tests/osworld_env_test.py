@@ -433,6 +433,18 @@ def test_an_application_that_broke(env, fake):
       assert act(env, 'done')[1] == 0
 
 
+def test_a_program_that_the_evaluation_kills_has_not_broken(env, fake):
+  fake.crashed = []
+  reset(env, 'write')
+
+  def kill(_):
+    fake.crashed = ['mousepad']
+    return 'something else'
+
+  fake.on_execute = kill
+  assert act(env, 'done')[1] == 0
+
+
 def test_a_tree_that_is_none(env, fake):
   reset(env, 'write')
   fake.tree = '<a'

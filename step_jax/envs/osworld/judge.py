@@ -68,9 +68,10 @@ class Judge:
       DesktopError: the machine broke; what an agent can cause scores 0.
     """
     time.sleep(self._settle_before_evaluation)
+    # Before the evaluation, which may itself kill a program.
+    crashed = self._machine.client.crashed()
     score, note = self._score(task, failed)
-    crashed = self._machine.client.crashed() if score < 1 else []
-    if crashed:
+    if crashed and score < 1:
       raise client_lib.DesktopError(
           f'{self._machine.client.address}: {crashed[0]} broke')
     return score, note

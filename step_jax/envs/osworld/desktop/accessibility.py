@@ -17,6 +17,7 @@ from step_jax.envs.osworld.desktop import popups
 
 _MAX_CHILDREN = 2000
 _MAX_DEPTH = 50
+_FRAGILE = ('vlc',)   # Whoever looks into its windows kills it (3.0.24).
 # What lies outside of these is not visible, though it may say that it is.
 _CLIPS = ('document spreadsheet', 'layered pane', 'list box', 'scroll pane',
           'table', 'tree table', 'viewport')
@@ -130,7 +131,7 @@ class _Walk:
           level = [_Found(node=node, states=states, parent=application,
                           place=self._screen)]
           depth = 0
-          while level and depth < _MAX_DEPTH:
+          while level and depth < (1 if name in _FRAGILE else _MAX_DEPTH):
             level = self._descend(level)
             depth += 1
           while self._sheets:   # They take longest.

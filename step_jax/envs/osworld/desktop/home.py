@@ -27,6 +27,8 @@ _FILES = {
         'inode/directory=pcmanfm.desktop\n'
         'text/plain=org.xfce.mousepad.desktop\n'
         'text/csv=libreoffice-calc.desktop\n'),
+    '.config/vlc/vlcrc': (
+        '[qt]\nqt-privacy-ask=0\n[core]\nmetadata-network-access=0\n'),
 }
 _OFFICE_FILE = '.config/libreoffice/4/user/registrymodifications.xcu'
 _OFFICE = (   # path below org.openoffice, property, value
