@@ -5,9 +5,10 @@
 
 Every few seconds it looks at the run and all processes below it: resident
 memory by kind of process, open descriptors, threads, files in the workdir (but
-for metrics and episodes) and in the temporary folder. After the first tenth of the time the last quarter has
-to be as the first, within 5 % or one piece or megabyte, and the rounds must not
-take a quarter longer. Ends with 1 if they do not.
+for metrics and episodes) and in the temporary folder. After the first tenth of
+the time the last quarter has to be as the first, within 5 % or one piece or
+megabyte, and the rounds must not take a quarter longer. Ends with 1 if they do
+not.
 `--config=configs/miniwob.py --minutes=30` does so in real browsers.
 """
 

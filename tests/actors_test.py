@@ -337,6 +337,7 @@ def test_a_round_outlives(setup, params, servers, name):
   fakes, addresses = servers
   with _remote(setup, addresses) as remote:
     remote.publish(params, 1)
+    _wait_for_all(remote)
     for fake in fakes:
       fake.seen.clear()
     fakes[0].faults['/generate'] += [None, *_FAULTS[name]]
