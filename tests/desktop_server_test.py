@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import xml.etree.ElementTree
 
 import httpx
@@ -21,6 +22,7 @@ import pytest
 
 from step_jax.envs.osworld.desktop import processes
 from step_jax.envs.osworld.desktop import programs
+from step_jax.envs.osworld.desktop import window_routes
 from tests import desktops
 from tests.desktops import desktop_fixture   # noqa: F401
 from tests.desktops import session_desktop_fixture   # noqa: F401
@@ -549,6 +551,17 @@ def test_chromium_stands_for_chrome(tmp_path, monkeypatch):
   monkeypatch.setattr(programs.shutil, 'which', lambda name: '/usr/bin/x')
   programs.name_chrome(str(tmp_path / 'other'))
   assert not os.listdir(tmp_path / 'other')
+
+
+def test_the_window_of_chromium_is_found_as_chrome_s():
+  shown = [{'title': 'New Tab - Chromium', 'class': ['a', 'B'], 'id': 3},
+           {'title': 'notes', 'class': ['c', 'D'], 'id': 4}]
+  desktop = types.SimpleNamespace(ask_screen=lambda what: shown)
+  for name, strict, expected in (
+      ('google chrome', False, [3]), ('New Tab - Google Chrome', True, [3]),
+      ('Chromium', False, [3]), ('Google Chrome', True, []),
+      ('notes', True, [4])):
+    assert window_routes.find(desktop, name, strict=strict) == expected
 
 
 def test_token_opens_and_is_told_to_nobody(guarded):

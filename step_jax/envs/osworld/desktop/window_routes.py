@@ -35,7 +35,10 @@ def find(desktop: Session, name: str, *, strict: bool = False,
   found = []
   for window in desktop.ask_screen('windows'):
     text = '.'.join(window['class']) if by_class else window['title']
-    if text == name if strict else name.lower() in text.lower():
+    # Chromium stands for Chrome, see `programs.name_chrome`.
+    texts = text, text.replace('Chromium', 'Google Chrome')
+    if name in texts if strict else any(name.lower() in x.lower()
+                                        for x in texts):
       found.append(window['id'])
   return found
 
