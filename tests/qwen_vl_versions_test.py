@@ -67,6 +67,24 @@ def test_the_folder_s_files_go_before_the_version(
   assert "expected policy.convention 'pixels'" in found.warning
 
 
+_TEMPLATE = '<|im_start|>system\nYou are a helpful assistant.<|im_end|>'
+
+
+@pytest.mark.parametrize('name, text, missing', [
+    ('chat_template.json', json.dumps({'chat_template': _TEMPLATE}), ''),
+    ('chat_template.json', json.dumps({'chat_template': '[INST]'}), 'im_start'),
+    ('tokenizer_config.json', json.dumps({
+        'chat_template': _TEMPLATE.replace('helpful', 'terse')}), 'helpful'),
+    ('tokenizer_config.json', '{}', ''),
+    ('chat_template.jinja', _TEMPLATE, ''),
+    ('chat_template.jinja', _TEMPLATE[:-10], 'im_end')])
+def test_a_template_with_other_turns_is_told(name, text, missing, tmp_path):
+  (tmp_path / 'config.json').write_text('{"model_type": "qwen2_vl"}')
+  (tmp_path / name).write_text(text)
+  warning = _choose(tmp_path).warning
+  assert bool(warning) == bool(missing) and missing in warning
+
+
 def test_without_a_folder_it_is_dpo_s(tmp_path):
   for folder in (None, tmp_path):
     assert tuple(_choose(folder)[:6]) == _DPO and not _choose(folder).warning

@@ -20,6 +20,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from step_jax.policies.qwen_vl import images
+from step_jax.policies.qwen_vl import prompts
 
 _AREA = 28 * 28  # pixels of a token
 _OF_FAMILY = {'qwen2_vl': 'ui_tars_dpo', 'qwen2_5_vl': 'ui_tars_1_5'}
@@ -104,7 +105,8 @@ def settings(
       prompt={'ui_tars': chosen.prompt, 'short': ''}.get(prompt, prompt),
       stop_ids=tuple(stops) if isinstance(stops, list) else (
           () if stops is None else (stops,)),
-      warning=_warning(family, values['convention']), **values)
+      warning=_warning(family, values['convention']) or _template_warning(
+          source), **values)
 
 
 def _warning(family: str, convention: str) -> str:
@@ -113,6 +115,21 @@ def _warning(family: str, convention: str) -> str:
     return ''
   return (f"expected policy.convention {expected!r} for a checkpoint of "
           f'{family}, got {convention!r}: its clicks will go elsewhere')
+
+
+def _template_warning(source: pathlib.Path | None) -> str:
+  """Whether the folder's own template marks turns as `prompts.chat` does."""
+  template = str(
+      _read(source, 'chat_template.json').get('chat_template')
+      or _read(source, 'tokenizer_config.json').get('chat_template') or '')
+  try:
+    template = (source / 'chat_template.jinja').read_text() if source else ''
+  except (OSError, ValueError):
+    pass  # an older transformers wrote one of the others
+  missing = [part for part in ('<|im_start|>', '<|im_end|>', prompts.SYSTEM)
+             if part not in template]
+  return (f'expected a chat template with {missing[0]!r} in the checkpoint, '
+          'which prompts have, got one without') if template and missing else ''
 
 
 def _first(*values: int | None) -> int:
