@@ -532,7 +532,7 @@ def test_home_is_where_osworld_s_tasks_look_for_it(desktop, guarded):
 
 
 def test_chromium_stands_for_chrome(tmp_path, monkeypatch):
-  """Under the name that tasks start, with its profile, and kill."""
+  """Under the name that tasks start and kill, with its profile."""
   chromium = tmp_path / 'chromium'
   chromium.write_text('#!/bin/sh\necho $0 $*\n')
   chromium.chmod(0o755)
@@ -544,9 +544,10 @@ def test_chromium_stands_for_chrome(tmp_path, monkeypatch):
   said = subprocess.run(
       [tmp_path / 'google-chrome', '--remote-debugging-port=1337'],
       capture_output=True, text=True, check=True).stdout.split()
-  assert said[0] == str(tmp_path / 'chrome')
+  assert said[0] == str(chromium)
   assert '--user-data-dir=/h/.config/google-chrome' in said
   assert said[-1] == '--remote-debugging-port=1337'
+  assert '-x chromium' in (tmp_path / 'pkill').read_text()
   (tmp_path / 'other').mkdir()
   monkeypatch.setattr(programs.shutil, 'which', lambda name: '/usr/bin/x')
   programs.name_chrome(str(tmp_path / 'other'))

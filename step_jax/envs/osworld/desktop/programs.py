@@ -15,29 +15,32 @@ _LOOK = 0.5   # seconds between looks whether a command is a window
 _MAX_OUTPUT = 1 << 24   # bytes
 
 
+_CHROMIUM = '/usr/lib/chromium/chromium'   # Debian's
 # Where Chrome has its profile. Its own sandbox is more than most containers
 # give, and what it must not harm is the desktop's alone.
 _CHROME = """#!/bin/sh
-exec "$(dirname "$0")/chrome" --user-data-dir="$HOME/.config/google-chrome" \\
+exec {} --user-data-dir="$HOME/.config/google-chrome" \\
   --no-first-run --no-default-browser-check --no-sandbox "$@"
 """
-_CHROMIUM = '/usr/lib/chromium/chromium'   # Debian's
+_PKILL = """#!/bin/sh
+[ "$*" = chrome ] && /usr/bin/pkill -x chromium
+exec /usr/bin/pkill "$@"
+"""
 
 
 def name_chrome(folder: str) -> None:
-  """Lets Chromium, where it is, stand for the Chrome that tasks start.
-
-  Its process is `chrome`, which is what tasks kill.
+  """Lets Chromium, where it is, stand for the Chrome that tasks start and kill.
 
   Args:
-    folder: of programs, where it is put.
+    folder: of programs, where `google-chrome` and `pkill` are put.
   """
   if os.path.exists(_CHROMIUM) and not shutil.which('google-chrome'):
-    os.symlink(_CHROMIUM, os.path.join(folder, 'chrome'))
-    path = os.path.join(folder, 'google-chrome')
-    with open(path, 'w') as file:
-      file.write(_CHROME)
-    os.chmod(path, 0o755)
+    for name, text in (
+        ('google-chrome', _CHROME.format(_CHROMIUM)), ('pkill', _PKILL)):
+      path = os.path.join(folder, name)
+      with open(path, 'w') as file:
+        file.write(text)
+      os.chmod(path, 0o755)
 
 
 class Programs:
