@@ -67,6 +67,7 @@ def test_the_sentence(alike, samples, entropy, rates, told):
   if told:
     assert 'round 7' in sentence and '1 of 2 tasks' in sentence
     assert '\n' not in sentence
+    assert ('deterministic' in sentence) == bool(samples)  # else unknown
 
 
 def test_the_record_is_compared_where_there_was_an_evaluation():

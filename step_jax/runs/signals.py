@@ -79,7 +79,10 @@ def sentence(row: dict[str, Any], success_rate: np.ndarray) -> str:
       row['step_samples']
       and (row['entropy'] is None or row['entropy'] > _LITTLE_ENTROPY)):
     return ''
-  return (f'round {row["round"]}: the policy has become deterministic, all '
+  # Without samples its entropy is not known: it may try, and always fail.
+  why = ('the policy has become deterministic,' if row['step_samples'] else
+         'there was nothing to learn from, as')
+  return (f'round {row["round"]}: {why} all '
           f'copies of each task end alike, while {unsolved} of '
           f'{len(success_rate)} tasks are unsolved; a higher temperature, a '
           'lower learning rate or optimizer.entropy_bonus may keep it trying')
