@@ -20,6 +20,7 @@ import openpyxl
 import PIL.Image
 import pytest
 
+from step_jax.envs.osworld.desktop import markup
 from step_jax.envs.osworld.desktop import processes
 from step_jax.envs.osworld.desktop import programs
 from step_jax.envs.osworld.desktop import window_routes
@@ -552,6 +553,12 @@ def test_chromium_stands_for_chrome(tmp_path, monkeypatch):
   monkeypatch.setattr(programs.shutil, 'which', lambda name: '/usr/bin/x')
   programs.name_chrome(str(tmp_path / 'other'))
   assert not os.listdir(tmp_path / 'other')
+
+
+@pytest.mark.parametrize('name, expected', [
+    ('press', 'press'), ('-', '_-'), ('1st', '_1st'), ('a b', 'a-b'), ('', '_')])
+def test_names_of_attributes_are_xml_s(name, expected):
+  assert markup.qualify('act', name).partition('}')[2] == expected
 
 
 def test_the_window_of_chromium_is_found_as_chrome_s():

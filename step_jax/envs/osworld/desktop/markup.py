@@ -60,12 +60,16 @@ def qualify(prefix: str, name: str) -> str:
 
   Args:
     prefix: the namespace: st, attr, cp, txt, val or act.
-    name: of the attribute; what XML forbids becomes '-'.
+    name: of the attribute; what XML forbids becomes '-', behind '_' where it
+      is the first sign.
 
   Returns:
     It with its namespace, as ElementTree writes it.
   """
-  return f'{{{_NAMESPACES[prefix]}}}{tag(name)}'
+  name = tag(name)
+  if not (name[:1].isalpha() or name[:1] == '_'):   # as Thunderbird's '--'
+    name = f'_{name}'
+  return f'{{{_NAMESPACES[prefix]}}}{name}'
 
 
 def describe(name: str | None, states: frozenset[str],
