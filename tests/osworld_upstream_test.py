@@ -5,29 +5,17 @@
   pytest tests/osworld_upstream_test.py
 
 OSWorld's package prepares and evaluates them. None of them downloads a file.
-The last test is the paper's experiment with a tiny model: two rounds on two
-desktops, and, where Ray is installed, again on a cluster with the model on a
-server of its own, a round ahead, killed in the second round and resumed.
 """
 
 import contextlib
-import importlib.util
-import json
 import os
 import pathlib
-import socket
-import subprocess
-import sys
-import time
 
-import httpx
 import pytest
 
 from step_jax.codecs import actions
 from step_jax.envs.osworld import env as env_lib
 from step_jax.envs.osworld import program
-from tests import desktops
-from tests import vision_language_training_test
 
 _OSWORLD = os.environ.get('STEP_JAX_OSWORLD')
 _PYTHON = os.environ.get('STEP_JAX_DESKTOP_ENV_PYTHON')
@@ -127,97 +115,3 @@ def test_a_task_is_solved_and_only_by_its_solution(env, task):
   before, after = (
       _play(env, task, solution) for solution in ((), _SOLUTIONS[task]))
   assert (before[0], after[0]) == (0, 1), (before, after)
-
-
-# The paper's experiment, with five of these tasks.
-
-# The last one is solved as it is, the others never, and all copies of a task
-# end alike: `spo` alone, which compares tasks, finds something to learn.
-_FIVE = (
-    *tuple(_SOLUTIONS)[:4], 'multi_apps/937087b6-f668-4ba6-9110-60682ee33441')
-_FEW = {  # what makes it small; the model has random weights
-    'method': 'spo', 'num_rounds': 2, 'num_base_tasks': 2, 'group_size': 4,
-    'max_steps': 3,
-    'env.num_workers': 2, 'env.arguments.pause': .1,
-    'env.arguments.settle_after_reset': 0.,
-    'env.arguments.settle_before_evaluation': 0.,
-    'env.arguments.evaluator': 'desktop_env',
-    'policy.response_length': 8, 'policy.prompt_length': 512,
-    'policy.min_pixels': 56 * 56, 'policy.max_pixels': 112 * 112,
-    'policy.dtype': 'float32', 'policy.acting_batch_size': 2}
-_FAR = {'lag': 1, 'env.backend': 'ray', 'actor.name': 'sglang',
-        'actor.dtype': 'float32'}
-
-
-@contextlib.contextmanager
-def _serving(folder):
-  """Our server of a model; gives its address once it answers."""
-  with socket.create_server(('127.0.0.1', 0)) as probe:
-    port = probe.getsockname()[1]
-  with subprocess.Popen([
-      sys.executable, '-m', 'step_jax.rollout.actors.serve',
-      f'--checkpoint={folder}', f'--port={port}', '--dtype=float32']) as served:
-    try:
-      address = f'http://127.0.0.1:{port}'
-      while True:
-        with contextlib.suppress(httpx.TransportError):
-          httpx.get(f'{address}/health', trust_env=False)
-          break
-        assert served.poll() is None
-        time.sleep(.2)
-      yield address
-    finally:
-      served.terminate()
-
-
-def _rows(workdir):
-  path = workdir / 'metrics.jsonl'
-  return [json.loads(line) for line in path.read_text().splitlines()] if (
-      path.exists()) else []
-
-
-def _run(command, workdir, *, kill):
-  """Runs a command to its end, killed once amid its second round."""
-  if kill:
-    with subprocess.Popen(command) as process:
-      while not _rows(workdir):
-        assert process.poll() is None
-        time.sleep(.2)
-      time.sleep(5.)
-      assert process.poll() is None
-      process.kill()
-    print('before the kill:', *_rows(workdir), sep='\n')
-    assert len(_rows(workdir)) == 1
-  subprocess.run(command, check=True)
-  print('at the end:', *_rows(workdir), sep='\n')
-
-
-@pytest.mark.parametrize('far', [False, pytest.param(True, marks=[
-    pytest.mark.skipif(not importlib.util.find_spec('ray'), reason='no Ray')])])
-def test_the_paper_s_experiment_on_two_desktops(far, tmp_path):
-  (tmp_path / 'model').mkdir()
-  vision_language_training_test._save_tiny_checkpoint(tmp_path / 'model')
-  paths = tuple(f'{_OSWORLD}/examples/{task}.json' for task in _FIVE)
-  with contextlib.ExitStack() as stack:
-    pair = [stack.enter_context(contextlib.closing(desktops.Desktop()))
-            for _ in range(2)]
-    fields = {
-        **_FEW, 'env.tasks': paths, 'policy.checkpoint': tmp_path / 'model',
-        'env.arguments.addresses': tuple(one.address for one in pair),
-        'env.arguments.desktop_env_python': _PYTHON}
-    if far:
-      fields |= {**_FAR, 'actor.addresses': (
-          stack.enter_context(_serving(tmp_path / 'model')),)}
-    _run([sys.executable, 'experiments/run.py', f'--workdir={tmp_path / "run"}',
-          '--config=configs/osworld.py:paper',
-          *(f'--config.{name}={value}' for name, value in fields.items())],
-         tmp_path / 'run', kill=far)
-  rows = _rows(tmp_path / 'run')
-  assert [row['round'] for row in rows] == [0, 1]
-  for row in rows:
-    assert row['trajectories'] == row['valid_trajectories'] == 8
-    assert row['environment_failures'] == 0
-    # A random model's text is no action: no episode ends before its last step.
-    assert row['environment_steps'] == 24
-  assert sum(row['optimizer_steps'] for row in rows) > 0
-  assert [row.get('lag', 0) for row in rows][-1] == int(far)
