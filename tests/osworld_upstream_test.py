@@ -33,7 +33,8 @@ def _configure(program_name, file, line):
           f'mkdir -p {folder}; echo \'{line}\' >> {folder}/{file}')
 
 
-_OFFICE = '''python - <<'end'
+# It writes its settings when it has started, and when it ends.
+_OFFICE = '''pkill -9 soffice.bin; sleep 1; python - <<'end'
 import glob, os
 path = os.path.expanduser(
     '~/.config/libreoffice/4/user/registrymodifications.xcu')
