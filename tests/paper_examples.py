@@ -9,7 +9,8 @@ OSWorld's package prepares and evaluates them. It draws from three actions, of
 which one solves the two tasks that cannot be done, so that there is something
 to learn. 'plain' has processes, and the policy in the run. 'far' has
 environments on Ray, a round ahead, and the model on a server of its own; the
-run is killed amid its second round and started again by the same command.
+run is killed amid a round after its first, and started again by the same
+command; then an actor of Ray is killed, whose episode is played again.
 Prints the rows of the metrics; ends with an AssertionError if they are not as
 they should be, or if a process of the run is left.
 """
@@ -147,39 +148,60 @@ class _Run:
       time.sleep(.2)
     return time.monotonic() - begin
 
+  def end(self):
+    """Kills what is left after a check has failed."""
+    for pid in self.processes():
+      with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
   def kill_amid_a_round(self):
-    """Kills the run's own process half a round after the first one's row."""
+    """Kills the run's own process while it plays, after the first row."""
     with self.start() as process:
-      while not self.rows():
-        assert process.poll() is None
-        time.sleep(.2)
-      time.sleep(self.rows()[0]['rollout_seconds'] / 2)
-      assert process.poll() is None and len(self.rows()) < _NUM_ROUNDS
+      self._wait_until_it_plays(process, num_rows=1)
+      assert len(self.rows()) < _NUM_ROUNDS
       running = len(self.processes())
       process.send_signal(signal.SIGKILL)
     print(f'killed with {len(self.rows())} rows and {running} processes, the '
           f'last of which ended after {self.wait_for_end():.1f} s')
 
-  def finish(self):
+  def finish(self, *, strike):
+    """Lets it end; with `strike` an actor of Ray is killed while it plays."""
     begin = time.monotonic()
     with self.start() as process:
+      if strike:
+        self._wait_until_it_plays(process, num_rows=0)
+        os.kill(next(pid for pid, command in self.processes().items()
+                     if command.startswith(b'ray::Relay')), signal.SIGKILL)
       assert process.wait() == 0
     print(f'exit code 0 after {time.monotonic() - begin:.0f} s; the last '
           f'process ended {self.wait_for_end():.1f} s later')
 
-  def check(self, lag):
-    """Every round once, every slot valid, no episode ended before its time."""
+  def _wait_until_it_plays(self, process, num_rows):
+    """Waits for so many rows, and then for another picture."""
+    while len(self.rows()) < num_rows:
+      assert process.poll() is None
+      time.sleep(.2)
+    before = self._pictures()
+    while self._pictures() <= before:
+      assert process.poll() is None
+      time.sleep(.05)
+
+  def _pictures(self):
+    return {path.name for path in (self.workdir / 'screenshots').glob('*.*')}
+
+  def check(self, *, lag, num_failures):
+    """Every round once, every slot valid, as many failures as there were."""
     rows = self.rows()
     for row in rows:
       print(json.dumps(row))
     assert [row['round'] for row in rows] == [*range(_NUM_ROUNDS)]
     for row in rows:
       assert row['trajectories'] == row['valid_trajectories'] == _NUM_SLOTS
-      assert row['environment_failures'] == 0
       assert _NUM_SLOTS < row['environment_steps'] <= _NUM_SLOTS * _MAX_STEPS
       assert not any(row['successes_per_task'][:-_NUM_INFEASIBLE])
     assert [row.get('lag', 0) for row in rows] == [
         min(lag, row['round']) for row in rows]
+    assert sum(row['environment_failures'] for row in rows) == num_failures
     assert any(row['grad_norm'] > 0 for row in rows)
     print('left in its temporary folder:', sorted(
         str(path.relative_to(self._folder))
@@ -227,10 +249,12 @@ def main(way):
       fields |= _FAR | {
           'actor.addresses': (stack.enter_context(_serving(folder / 'model')),)}
     run = _Run(folder, fields)
-    if way == 'far':
+    stack.callback(run.end)
+    is_far = way == 'far'
+    if is_far:
       run.kill_amid_a_round()
-    run.finish()
-    run.check(lag=int(way == 'far'))
+    run.finish(strike=is_far)
+    run.check(lag=int(is_far), num_failures=int(is_far))
 
 
 if __name__ == '__main__':
