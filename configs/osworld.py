@@ -31,7 +31,8 @@ Variants: one for each method, such as `:step_grpo` or `:dapo`;
      Prompt, coordinates, pixels and lengths are those of UI-TARS-DPO for a
      Qwen2-VL, and of UI-TARS-1.5 for a Qwen2.5-VL; `policy.version` and the
      fields of each give others. It was never run with 7B weights or
-     real OSWorld machines; a test runs a round of it with a tiny model.
+     real OSWorld machines, but with a tiny model and OSWorld's own tasks on two
+     bare desktops, also under Ray with a server, a round ahead (docs/scale.md).
 """
 
 import ml_collections
