@@ -11,10 +11,10 @@ import re
 import tokenizers
 
 from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
+from step_jax.policies.qwen_vl import versions
 
 Piece = str | Sequence[int]  # plain text, or ids
 HISTORY_LENGTH = 3  # t_r
-SYSTEM = 'You are a helpful assistant.'
 
 # DPO's on a desktop.
 _DESKTOP = r"""You are a GUI agent. You are given a task and your action history, with screenshots. You need to perform the next action to complete the task. 
@@ -118,7 +118,7 @@ def chat(
   """
   messages = list(messages)
   if not messages or messages[0][0] != 'system':
-    messages.insert(0, ('system', [SYSTEM]))
+    messages.insert(0, ('system', [versions.SYSTEM]))
   pieces: list[Piece] = []
   for role, content in messages:
     pieces += [

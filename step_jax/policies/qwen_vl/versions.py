@@ -20,8 +20,8 @@ import pathlib
 from typing import Any, NamedTuple
 
 from step_jax.policies.qwen_vl import images
-from step_jax.policies.qwen_vl import prompts
 
+SYSTEM = 'You are a helpful assistant.'  # of Qwen's template
 _AREA = 28 * 28  # pixels of a token
 _OF_FAMILY = {'qwen2_vl': 'ui_tars_dpo', 'qwen2_5_vl': 'ui_tars_1_5'}
 _CONVENTIONS = {'qwen2_vl': 'thousand', 'qwen2_5_vl': 'pixels'}
@@ -126,7 +126,7 @@ def _template_warning(source: pathlib.Path | None) -> str:
     template = (source / 'chat_template.jinja').read_text() if source else ''
   except (OSError, ValueError):
     pass  # an older transformers wrote one of the others
-  missing = [part for part in ('<|im_start|>', '<|im_end|>', prompts.SYSTEM)
+  missing = [part for part in ('<|im_start|>', '<|im_end|>', SYSTEM)
              if part not in template]
   return (f'expected a chat template with {missing[0]!r} in the checkpoint, '
           'which prompts have, got one without') if template and missing else ''
