@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from experiments import setups
+from experiments import worlds
 from step_jax.codecs import ui_tars
 from step_jax.envs import base
 from step_jax.envs.desk import state as desk
@@ -42,11 +43,11 @@ def open_log(
   """The episodes of a run of which `done` rounds are done."""
   bounds = episode_log.Bounds(**setup.config.episodes)
   get_picture: Callable[[int], Image.Image] | None = None
-  if 'screenshot' in (setup.world.example or {}):
+  field = worlds.picture_field(setup.world)
+  if field is not None and bounds.rounds:
     drive: Any = setup.world.make_env
-    folder = drive.keywords.get('folder') or drive.keywords['screenshots']
-    if bounds.rounds:
-      get_picture = pictures.ScreenshotStore(folder, capacity=sys.maxsize).get
+    get_picture = pictures.ScreenshotStore(
+        drive.keywords[field], capacity=sys.maxsize).get
   return episode_log.EpisodeLog(
       workdir, done, setup.world.tasks, bounds, make_reader(setup), get_picture)
 

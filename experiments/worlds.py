@@ -235,13 +235,21 @@ def make_pool(
         f'{error}; see env.ray_address and env.num_workers') from error
 
 
+def picture_field(world: World) -> str | None:
+  """The argument of `make_env` that is a folder of pictures, if it has one."""
+  if 'screenshot' not in (world.example or {}):
+    return None
+  drive: Any = world.make_env
+  return 'folder' if 'folder' in drive.keywords else 'screenshots'
+
+
 def _carry_pictures(world: World) -> tuple[
     Callable[[], gymnasium.Env], pictures.ScreenshotStore | None]:
   """`make_env` for another machine, and the store of what comes from there."""
-  if 'screenshot' not in (world.example or {}):
-    return world.make_env, None
   drive: Any = world.make_env
-  field = 'folder' if 'folder' in drive.keywords else 'screenshots'
+  field = picture_field(world)
+  if field is None:
+    return drive, None
   capacity = {name: value for name, value in drive.keywords.items()
               if name == 'capacity'}
   return functools.partial(carrying.CarriedPictures, drive, field), (

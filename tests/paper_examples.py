@@ -31,11 +31,11 @@ import httpx
 import jax
 import jax.numpy as jnp
 
-from step_jax.policies.qwen_vl import config as config_lib
 from step_jax.policies.qwen_vl import model as model_lib
 from step_jax.policies.qwen_vl import saving
 from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
 from tests import desktops
+from tests import qwen_vl_examples
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _TASKS = (
@@ -73,16 +73,7 @@ def save_checkpoint(folder):
 
   Its layers add nothing at first, so that a token decides alone what follows.
   """
-  config = config_lib.Config(
-      family='qwen2_5_vl', text=config_lib.TextConfig(
-          vocabulary=151_936, width=8, hidden_width=8, num_layers=1,
-          num_heads=2, num_key_heads=1, head_width=4, norm_epsilon=1e-6,
-          rope_theta=1e6, rope_sections=(1, 1, 0), qkv_bias=True, tied=False),
-      vision=config_lib.VisionConfig(
-          width=8, hidden_width=8, num_layers=1, num_heads=2, out_width=8,
-          gated=True, window=4, full_layers=(0,), norm_epsilon=1e-6,
-          channels=3, patch_size=14, temporal_size=2, merge_size=2),
-      image_token_id=151_655)
+  config = qwen_vl_examples.few_weights(tied=False)
   params = model_lib.init_params(
       model_lib.Model(config), jax.random.key(0))
   tokenizer = tokenizer_lib.load()

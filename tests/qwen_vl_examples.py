@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from step_jax.policies.qwen_vl import checkpoint
+from step_jax.policies.qwen_vl import config as config_lib
 from step_jax.policies.qwen_vl import inputs as inputs_lib
 from step_jax.policies.qwen_vl import model as model_lib
 
@@ -18,6 +19,20 @@ VISION = (
 MODELS = (*VISION, 'llama_tied', 'llama_untied')
 # Compiling is most of what these tests do; the models are tiny.
 QUICK = {'xla_backend_optimization_level': 0}
+
+
+def few_weights(*, tied):
+  """The config of a Qwen2.5-VL of few weights under the whole vocabulary."""
+  return config_lib.Config(
+      family='qwen2_5_vl', text=config_lib.TextConfig(
+          vocabulary=151_936, width=8, hidden_width=8, num_layers=1,
+          num_heads=2, num_key_heads=1, head_width=4, norm_epsilon=1e-6,
+          rope_theta=1e6, rope_sections=(1, 1, 0), qkv_bias=True, tied=tied),
+      vision=config_lib.VisionConfig(
+          width=8, hidden_width=8, num_layers=1, num_heads=2, out_width=8,
+          gated=True, window=4, full_layers=(0,), norm_epsilon=1e-6,
+          channels=3, patch_size=14, temporal_size=2, merge_size=2),
+      image_token_id=151_655)
 
 
 @functools.lru_cache(maxsize=None)

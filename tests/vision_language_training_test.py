@@ -22,7 +22,6 @@ from experiments import worlds
 from step_jax.envs.osworld import env as osworld_env
 from step_jax.envs.osworld import machines
 from step_jax.policies.qwen_vl import checkpoint
-from step_jax.policies.qwen_vl import config as config_lib
 from step_jax.policies.qwen_vl import model as model_lib
 from step_jax.policies.qwen_vl import saving
 from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
@@ -36,6 +35,7 @@ from tests import fake_phone_tasks
 from tests import fake_venv
 from tests import fake_world
 from tests import osworld_env_test
+from tests import qwen_vl_examples
 from tests import vision_language_test
 
 _CLOCKS = {'seconds', 'rollout_seconds', 'update_seconds', 'compilations'}
@@ -138,16 +138,7 @@ def test_states_that_look_alike_are_one_for_gigpo(tmp_path):
 
 def _save_tiny_checkpoint(folder):
   """A random Qwen2.5-VL of few weights under the whole vocabulary."""
-  config = config_lib.Config(
-      family='qwen2_5_vl', text=config_lib.TextConfig(
-          vocabulary=151_936, width=8, hidden_width=8, num_layers=1,
-          num_heads=2, num_key_heads=1, head_width=4, norm_epsilon=1e-6,
-          rope_theta=1e6, rope_sections=(1, 1, 0), qkv_bias=True, tied=True),
-      vision=config_lib.VisionConfig(
-          width=8, hidden_width=8, num_layers=1, num_heads=2, out_width=8,
-          gated=True, window=4, full_layers=(0,), norm_epsilon=1e-6,
-          channels=3, patch_size=14, temporal_size=2, merge_size=2),
-      image_token_id=151_655)
+  config = qwen_vl_examples.few_weights(tied=True)
   params = model_lib.init_params(
       model_lib.Model(config), jax.random.key(0))
   saving.save_params(folder, config, params)

@@ -92,7 +92,7 @@ def _success(collect: Any, params: Any, tasks: Any, temperature: float,
              episodes: int, fixed: bool = False) -> np.ndarray:
   """`[N]`: each task's share of solved episodes, the same for all runs."""
   player = collect_lib.Player(params, jax.random.key(0), temperature)
-  solved, _ = evaluation.play(
+  solved, *_ = evaluation.play(
       tasks, player, functools.partial(collect, name=''), episodes=episodes,
       fixed=fixed)
   return solved.mean(axis=1)

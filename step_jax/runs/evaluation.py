@@ -45,9 +45,9 @@ def evaluate(
   """
   parts = {}
   if instances:
-    parts[''] = _play(tasks, player, collect, episodes=instances, fixed=True)
+    parts[''] = play(tasks, player, collect, episodes=instances, fixed=True)
   if draws or not instances:
-    parts['drawn_' if instances else ''] = _play(
+    parts['drawn_' if instances else ''] = play(
         tasks, player, collect, episodes=draws)
   return {
       task: {
@@ -76,7 +76,7 @@ def play(
     *,
     episodes: int,
     fixed: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Plays evaluation episodes of the first of the world's tasks.
 
   Args:
@@ -85,20 +85,10 @@ def play(
     fixed: whether they are the instance that training plays.
 
   Returns:
-    `(solved, valid)`, bool `[N, episodes]`; lost episodes are neither.
+    `(solved, valid, scores)`, `[N, episodes]`: bool, bool and float32; lost
+    episodes are neither solved nor valid, and a score that the evaluator did
+    not give is NaN.
   """
-  return _play(tasks, player, collect, episodes=episodes, fixed=fixed)[:2]
-
-
-def _play(
-    tasks: Sequence[str],
-    player: collect_lib.Player,
-    collect: Callable[..., collect_lib.Collection],
-    *,
-    episodes: int,
-    fixed: bool = False,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """As `play`, and the scores `[N, episodes]`, NaN where there is none."""
   jobs = [
       workers.Job(
           i * episodes + k, i, episodes_lib.fixed_seed(task) if fixed
