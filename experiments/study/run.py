@@ -1,8 +1,8 @@
 """Compares the methods on Desk with many seeds.
 
   python experiments/study/run.py
-      --part=sweep|methods|drawn|groups|samplers|starts|lag|alternatives|report
-      [--workdir=DIR] [--processes=n]
+      --part=sweep|methods|drawn|groups|samplers|starts|lag|alternatives
+          |browsers|report [--workdir=DIR] [--processes=n]
 
 docs/study.md says what each part is for. Every run begins from the same warm
 start, takes the same number of trajectories and optimiser steps, and is
@@ -35,6 +35,7 @@ from experiments import setups
 from experiments import warm_start
 from experiments import worlds
 from experiments.study import alternatives
+from experiments.study import browsers
 from experiments.study import plan
 from experiments.study import report
 import step_jax
@@ -201,7 +202,7 @@ def main() -> None:
   """Runs a part, or writes the report."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--part', required=True, choices=(
-      *plan.PARTS, 'alternatives', 'report'))
+      *plan.PARTS, 'alternatives', 'browsers', 'report'))
   parser.add_argument('--workdir', type=pathlib.Path,
                       default=pathlib.Path('runs/study'))
   parser.add_argument('--processes', type=int, default=os.cpu_count())
@@ -212,6 +213,8 @@ def main() -> None:
     report.write(workdir)
   elif arguments.part == 'alternatives':
     alternatives.measure(workdir, make_setup)
+  elif arguments.part == 'browsers':
+    browsers.run_part(workdir)
   else:
     run_part(arguments.part, workdir, arguments.processes)
 
