@@ -563,6 +563,14 @@ def test_a_machine_that_cannot_restore_itself(folder, tmp_path):
       make(folder, fake, reset_command=['nothing-of-this-name'])
 
 
+def test_a_machine_that_is_down_is_restored(folder, fake):
+  fake.failures['/reset'] = ['drop'] * 9
+  env = make(folder, fake, reset_command=[sys.executable, '-c', ''])
+  reset(env, 'write')
+  env.close()
+  assert fake.count('/reset') == 0
+
+
 # Pictures.
 
 

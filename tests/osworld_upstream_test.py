@@ -1,15 +1,18 @@
-"""Opt-in: OSWorld's own tasks, played on the bare desktop.
+"""Opt-in: OSWorld's own tasks, played on a bare desktop or by OSWorld's server.
 
   STEP_JAX_OSWORLD=evaluation_examples \\
   STEP_JAX_DESKTOP_ENV_PYTHON=DIR/bin/python \\
   pytest tests/osworld_upstream_test.py
 
 OSWorld's package prepares and evaluates them. None of them downloads a file.
+With STEP_JAX_OSWORLD_ADDRESS they are played there, on a machine that the
+command STEP_JAX_OSWORLD_RESTORE restores, such as docs/osworld/server.sh.
 """
 
 import contextlib
 import os
 import pathlib
+import shlex
 
 import pytest
 
@@ -19,6 +22,8 @@ from step_jax.envs.osworld import program
 
 _OSWORLD = os.environ.get('STEP_JAX_OSWORLD')
 _PYTHON = os.environ.get('STEP_JAX_DESKTOP_ENV_PYTHON')
+_ADDRESS = os.environ.get('STEP_JAX_OSWORLD_ADDRESS')
+_RESTORE = shlex.split(os.environ.get('STEP_JAX_OSWORLD_RESTORE', ''))
 _WINDOW = 'GNU Image Manipulation Program'  # where keys go
 _FOLDERS = {'vlc': '~/.config/vlc', 'gimp': '~/.config/GIMP/2.10'}
 
@@ -90,6 +95,7 @@ def made_env():
            for task in _SOLUTIONS]
   with contextlib.closing(env_lib.OSWorldEnv(
       paths, evaluator='desktop_env', desktop_env_python=_PYTHON,
+      addresses=(_ADDRESS,) if _ADDRESS else (), reset_command=_RESTORE,
       read_tree=False)) as env:
     yield env
 

@@ -2,18 +2,21 @@
 
   python -m step_jax.envs.osworld.check_tasks configs/tasks/desktop
       [--tasks=a,b] [--screenshots=DIR]
+      [--address=http://10.0.0.1:5000 --reset_command='restore.sh {address}']
 
 For every task in the folder, or in its folders train and held_out: doing
 nothing has to score 0, the solution 1, and the wrong way 0. Each line also has
 the actions and seconds of the solution, from the reset to the score. The exit
 code is 1 if a score differs, or if an element of a way does not appear: 'at 3!'
 says for which action. With `--screenshots` the desktop at the end of each
-solution goes to DIR/<id>.png.
+solution goes to DIR/<id>.png. With `--address` all is played on that machine,
+which the command restores, not on a bare desktop of this one.
 """
 
 from collections.abc import Sequence
 import contextlib
 import pathlib
+import shlex
 import sys
 import time
 from typing import Any
@@ -32,6 +35,9 @@ from step_jax.envs.osworld import tasks as tasks_lib
 _TASKS = flags.DEFINE_list('tasks', [], 'Ids; all tasks where none is given.')
 _SCREENSHOTS = flags.DEFINE_string(
     'screenshots', '', 'A folder for a picture of each solution\'s end.')
+_ADDRESS = flags.DEFINE_string('address', '', 'Of a machine.')
+_RESET_COMMAND = flags.DEFINE_string(
+    'reset_command', '', 'Restores it; see the environment\'s argument.')
 
 _MAX_STEPS = 20  # more than the longest solution
 WAYS = {'nothing': 0., 'solution': 1., 'wrong': 0.}  # and their scores
@@ -89,8 +95,9 @@ def _check_all(tasks: Sequence[tasks_lib.Task]) -> bool:
   _print('task', *WAYS, 'actions', 'seconds')
   good = 0
   with contextlib.closing(env_lib.OSWorldEnv(
-      [task.path for task in tasks], _MAX_STEPS,
-      render_mode='rgb_array')) as env:
+      [task.path for task in tasks], _MAX_STEPS, render_mode='rgb_array',
+      addresses=[_ADDRESS.value] if _ADDRESS.value else (),
+      reset_command=shlex.split(_RESET_COMMAND.value))) as env:
     for task in tasks:
       row, right = _check(env, task)
       good += right

@@ -73,8 +73,9 @@ class OSWorldEnv(gymnasium.Env):
     proxies: a file of proxies, as the package has it, or ''.
     settle_after_reset: seconds after a task's setup; OSWorld waits 60.
     settle_before_evaluation: seconds; OSWorld waits 20.
-    reset_command: a command of this machine that restores a desktop which
-      cannot do so itself, before each episode; '{address}' in it is replaced.
+    reset_command: a command of this machine that restores a desktop before each
+      episode, if it is down, too, instead of its /reset; '{address}' in it is
+      replaced.
     screenshots: a folder for pictures of every step; empty takes none.
     max_screenshot_size: see `pictures.ScreenshotStore`.
     read_tree: False reads the screen's elements at the beginning only, and for

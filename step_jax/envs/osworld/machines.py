@@ -52,7 +52,7 @@ class Machine:
       is started on this machine. An address may end in the ports of Chrome and
       VLC, `#chrome=9223&vlc=8081`, where they are not 9222 and 8080.
     token: of the addresses.
-    reset_command: restores a desktop that has no /reset; see `OSWorldEnv`.
+    reset_command: restores a desktop; see `OSWorldEnv`.
 
   Raises:
     ValueError: an address is none, or its desktop cannot be restored.
@@ -100,15 +100,15 @@ class Machine:
     """
     if self._client is None and self._is_local:
       self._start()
-    elif not self.client.reset():
+    elif self._reset_command:  # of a machine that may be down
       self._restore_from_outside()
+    elif not self.client.reset():
+      raise ValueError(
+          f'{self.client.address} cannot restore itself, as it has no /reset: '
+          'expected reset_command, a command that restores it, got none')
 
   def _restore_from_outside(self) -> None:
     address = self.client.address
-    if not self._reset_command:
-      raise ValueError(
-          f'{address} cannot restore itself, as it has no /reset: expected '
-          'reset_command, a command that restores it, got none')
     command = [part.replace('{address}', address)
                for part in self._reset_command]
     deadline = time.monotonic() + _RESTORE_SECONDS
