@@ -64,6 +64,7 @@ class Machine:
                reset_command: Sequence[str] = ()):
     self.token = token
     self._reset_command = tuple(reset_command)
+    self._is_restored = False  # and nobody has touched it since; takes minutes
     self._lease: leases.Lease | None = None
     self._local: subprocess.Popen[str] | None = None
     self._client: client_lib.Client | None = None
@@ -101,7 +102,9 @@ class Machine:
     if self._client is None and self._is_local:
       self._start()
     elif self._reset_command:  # of a machine that may be down
-      self._restore_from_outside()
+      if not self._is_restored:
+        self._restore_from_outside()
+      self._is_restored = False
     elif not self.client.reset():
       raise ValueError(
           f'{self.client.address} cannot restore itself, as it has no /reset: '
@@ -207,3 +210,4 @@ class Machine:
     except BaseException:
       self._end()
       raise
+    self._is_restored = True
