@@ -7,6 +7,7 @@ import pytest
 
 from configs import osworld
 from experiments.study import alternatives
+from experiments.study import browsers
 from experiments.study import plan
 from experiments.study import report
 from experiments.study import results as results_lib
@@ -216,3 +217,32 @@ def test_the_report_of_made_up_runs(workdir, capsys):
                'A larger network', '| `frontier` |', 'not run'):
     assert (part in tables) == (part not in ('episodes=drawn', 'not run'))
   assert len(list(workdir.glob('*.png'))) == 3
+
+
+def _browser_run(workdir, method, seed, rates):
+  folder = workdir / 'browsers' / method / str(seed)
+  folder.mkdir(parents=True)
+  (folder / 'initial_evaluation.json').write_text(json.dumps({
+      'a': {'success_rate': .75, 'episodes': 8},
+      'b': {'success_rate': .25, 'episodes': 8}}))
+  rows = [{'environment_steps': 10, 'environment_failures': 1}
+          for _ in range(browsers.NUM_ROUNDS)]
+  for row, rate in zip(rows[7::8], rates):
+    row |= {'eval_success_rate': rate, 'eval_tasks_above_60': round(2 * rate)}
+  (folder / 'metrics.jsonl').write_text(
+      ''.join(json.dumps(row) + '\n' for row in rows))
+
+
+def test_runs_in_browsers_are_told_once_both_seeds_are_there(tmp_path):
+  _browser_run(tmp_path, 'step', 0, (.5, 1., 1.))
+  assert browsers.load(tmp_path) == {}
+  _browser_run(tmp_path, 'step', 1, (.5, .5, .5))
+  found = browsers.load(tmp_path)
+  np.testing.assert_array_equal(
+      found['step']['above_60'], [[1, 1, 2, 2], [1, 1, 1, 1]])
+  np.testing.assert_array_equal(
+      found['step']['success'], [[50, 50, 100, 100], [50, 50, 50, 50]])
+  # Trapezoids of three equal parts: (1 + 1.5 + 2) / 3, and 1.
+  assert '| `step` | 1.5, 1 | 1, 1, 2, 2; 1, 1, 1, 1 |' in (
+      report._browsers_table(found))
+  assert '| 240, 240 | 24, 24 |' in report._browsers_table(found)

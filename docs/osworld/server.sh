@@ -13,7 +13,7 @@ server=$(realpath "$2") venv=$(realpath "$3")
 home=/home/user mark=/home/.user_of_step_jax
 [ -e $mark ] || { useradd --shell /bin/bash user; touch $mark; }
 pkill -KILL -u user || true
-while pgrep -u user > /dev/null; do sleep .1; done
+while pgrep -u user -r D,R,S > /dev/null; do sleep .1; done
 rm -rf $home
 install -d -o user -g user $home $home/bin \
   $home/{Desktop,Documents,Downloads,Music,Pictures,Videos}

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 
+from experiments.study import browsers
 from experiments.study import figures
 from experiments.study import plan
 from experiments.study import results as results_lib
@@ -62,6 +63,8 @@ def write(workdir: pathlib.Path) -> None:
   if parts['lag']:
     tables.append(_table_of('Rounds that overlap', parts['lag'], (
         'step_signed,importance_cap=2,lag=0',)))
+  if found := browsers.load(workdir):
+    tables.append(_browsers_table(found))
   if (workdir / 'alternatives.npz').exists():
     with np.load(workdir / 'alternatives.npz') as saved:
       tables += _alternatives_tables(saved['rows'])
@@ -170,6 +173,22 @@ def _samplers_table(methods: dict[str, results_lib.Results],
           for name, show in (
               (f'Samplers x advantages: {title} (seeds)', values),
               (f'Minus `uniform`, paired: {title}', gains)))
+
+
+def _browsers_table(found: Mapping[str, Mapping[str, np.ndarray]]) -> str:
+  """Both seeds in each cell, as two are no interval."""
+  def both(values):
+    return ', '.join(f'{value:,.1f}'.removesuffix('.0') for value in values)
+
+  return _table('MiniWoB++ in real Chromium, both seeds', (
+      'method', 'tasks above 60 %, mean over training',
+      'the same at the evaluations', 'success at the evaluations, %',
+      'environment steps', 'lost trajectories'), [
+          [f'`{method}`', both(plan.area(runs['above_60'])),
+           *('; '.join(map(both, runs[name]))
+             for name in ('above_60', 'success')),
+           *(both(runs[name]) for name in ('environment_steps', 'failures'))]
+          for method, runs in found.items()])
 
 
 def _alternatives_tables(rows: np.ndarray) -> list[str]:
