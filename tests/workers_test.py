@@ -540,6 +540,18 @@ def test_a_factory_that_cannot_be_imported_surfaces(tmp_path, monkeypatch):
       _play(pool, _jobs(0))
 
 
+def test_a_module_that_computes_with_jax_is_told(tmp_path, monkeypatch):
+  """Layup #336: a lock that a thread of it holds is held in a fork for ever."""
+  (tmp_path / 'computing.py').write_text(
+      'import jax\nfrom tests import fake_envs\n'
+      'class Env(fake_envs.CountEnv):\n  table = jax.numpy.arange(3)\n')
+  monkeypatch.syspath_prepend(tmp_path)
+  import computing  # pylint: disable=import-outside-toplevel
+  with pytest.raises(workers.WorkerStartError, match='compute with JAX'):
+    with _pool(computing.Env, num_workers=1) as pool:
+      _play(pool, _jobs(0))
+
+
 @_on_both
 @pytest.mark.parametrize('options, message', [
     ({'num_workers': 0}, 'num_workers >= 1, got 0'),

@@ -152,11 +152,18 @@ class _Keeper:
 
   def _start(self, serial: int, fd: int) -> None:
     directory = os.path.join(self._base, str(serial))
-    with contextlib.suppress(OSError), warnings.catch_warnings():
-      warnings.simplefilter('ignore', DeprecationWarning)   # numpy's threads
+    with contextlib.suppress(OSError):
       os.makedirs(directory)
-      pid = os.fork()
+      with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter('always')
+        pid = os.fork()
       if pid == 0:
+        # Others have threads, too, but numpy's bear it.
+        if any('JAX' in str(warning.message) for warning in told):
+          self._make_env = _refuse(RuntimeError(
+              'expected a module that does not compute with JAX while it is '
+              'imported, since a worker is forked after that and would wait '
+              'for ever; compute in the environment'))
         self._become_worker(fd, directory)
       self._live[serial] = pid
     os.close(fd)
@@ -234,8 +241,11 @@ def _load(factory: bytes, path: list[str], argv: list[str],
       script.__dict__.update(runpy.run_path(main, run_name='__mp_main__'))
       return pickle.loads(factory)
   except Exception as error:
-    failure = error
+    return _refuse(error)
 
+
+def _refuse(failure: Exception) -> Callable[[], Any]:
+  """A factory that fails."""
   def make_env() -> Any:
     raise failure
   return make_env
