@@ -50,7 +50,7 @@ def find(workdir: pathlib.Path, name: str | None) -> list[Any]:
   Raises:
     UserError: there is none.
   """
-  parts = list(episodes_lib.load_all(workdir / 'episodes'))
+  parts = episodes_lib.load_all(workdir / 'episodes')
   if name is not None:
     parts = [part.take([place]) for part in parts
              for place, about in enumerate(part.about) if about['id'] == name]

@@ -1,6 +1,7 @@
 """Tests of which episodes a run keeps, and of their files."""
 import json
 import os
+import shutil
 
 import chex
 import jax
@@ -169,6 +170,33 @@ def test_what_is_not_done_is_not_written_and_what_is_later_is_cut(tmp_path):
   (tmp_path / 'episodes' / 'until_000001_rounds.npz').write_bytes(b'PK damaged')
   _log(tmp_path, 2)
   assert set(_kept(tmp_path)) == {'e2-0', 'e2-3', 'e2-6'}
+
+
+def test_a_reader_goes_on_when_the_run_does(tmp_path, monkeypatch):
+  """What it has listed is written anew, a part in another file."""
+  load = episodes.load
+  log = _log(tmp_path, bounds=_BOUNDS._replace(rounds=1))
+  _play(log, range(5))
+  log.write(5)
+  folder = tmp_path / 'episodes'
+  twice = [folder / f'until_{name}_rounds.npz' for name in ('000004', '000000')]
+  shutil.copy(*twice)  # as one that was killed has left it
+
+  def load_late(path):
+    if load_late is episodes.load:
+      monkeypatch.setattr(episodes, 'load', load)
+      _play(log, [5])
+      log.write(6)
+      log.prune(6)
+      assert not twice[0].exists()
+    return load(path)
+
+  monkeypatch.setattr(episodes, 'load', load_late)
+  ids = [about['id'] for part in episodes.load_all(folder)
+         for about in part.about]
+  twice[1].unlink()
+  assert {'r1-1', 'r5-1'} <= set(ids) and len(ids) == len(set(ids))
+  assert set(_kept(tmp_path)) <= set(ids)
 
 
 def test_nothing_is_kept_where_it_is_off(tmp_path):

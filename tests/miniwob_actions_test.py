@@ -95,6 +95,19 @@ def test_mouse_events_are_those_of_a_person(env):
 
 
 @chromium
+def test_the_corners_are_on_the_screen(env):
+  """MiniWoB-plusplus #94: a click near the lower edge is out of bounds."""
+  _reset(env, 'login-user')
+  env._browser.run(LISTEN)
+  for point in ((0., 0.), (1., 1.)):
+    env.step(Action(kind='click', point=point))
+  assert [event[:3] for event in env._browser.run('return window.seen')] == [
+      ['mousedown', 0, 0], ['mouseup', 0, 0],
+      ['mousedown', 159, 209], ['mouseup', 159, 209]]
+  assert env._browser.run('return innerHeight') == 210
+
+
+@chromium
 def test_a_drag_holds_the_button_on_its_way(env):
   _reset(env, 'login-user')
   env._browser.run(LISTEN)

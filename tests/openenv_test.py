@@ -137,10 +137,13 @@ def test_an_end_is_the_servers_and_a_refusal_is_a_step(
     ('{"type": "state", "data": {}}', 'expected an observation'),
     ('{"type": "observation", "data": 3}', 'expected an observation'),
     (_observation('x', 'much'), 'expected an observation'),
+    (_observation('x', float('nan')), 'expected an observation'),
+    (_observation('x', None, True), "'reward': None, 'done': True"),  # #1025
     (_observation('x', done=None), 'expected an observation'),
     (_error('EXECUTION_ERROR'), 'no (EXECUTION_ERROR)'),
     (_FULL, 'no (CAPACITY_REACHED)')],
-    ids='hang close cut list state data reward done raised full'.split())
+    ids='hang close cut list state data reward nan none done raised full'
+    .split())
 def test_what_breaks_is_a_failure_and_the_next_session_is_new(
     server, kind, answer, said):
   with contextlib.closing(_make(server.address)) as env:

@@ -16,6 +16,7 @@ what there is to see, and what an action is there.
 from collections.abc import Sequence
 import contextlib
 import json
+import math
 import time
 from typing import Any
 
@@ -39,8 +40,9 @@ class OpenEnv(gymnasium.Env):
   `reset(seed=s, options={'task_id': i})` starts an episode of `tasks[i]`, which
   the server is told as `task_name` beside the seed; it reads what it knows.
   An illegal action, and one that the server refuses, does nothing and counts
-  as a step. What breaks, the server's own exceptions included, ends the episode
-  with `info['failure']`, and the next one has a new session.
+  as a step. What breaks, the server's own exceptions and an end without reward
+  included, ends the episode with `info['failure']`, and the next one has a new
+  session.
 
   Args:
     tasks: names.
@@ -132,11 +134,13 @@ class OpenEnv(gymnasium.Env):
         raise OpenEnvError('the server refused a reset')
       observation, reward, done = (
           answer.get(name) for name in ('observation', 'reward', 'done'))
+      if reward is None and not done:
+        reward = 0.  # an end without one is an episode that nobody has judged
       if not (isinstance(observation, dict) and isinstance(done, bool)
-              and isinstance(reward, (int, float, type(None)))):
+              and isinstance(reward, (int, float)) and math.isfinite(reward)):
         raise OpenEnvError(f'expected an observation, got {_short(answer)}')
       self._screen = self.screen(self._task, observation)
-      return float(reward or 0), done, ''
+      return float(reward), done, ''
     except (OpenEnvError, OSError, websockets.WebSocketException) as error:
       self.close()
       said = str(error) or type(error).__name__

@@ -11,7 +11,7 @@ A file `DIR/episodes/<name>.npz` holds n episodes, read without pickle:
   candidate_advantages, candidate_matches [n, T, K], where `grouped`
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import io
 import json
@@ -201,10 +201,24 @@ def read_about(path: pathlib.Path) -> list[dict[str, Any]]:
     return json.loads(str(file['about']))
 
 
-def load_all(folder: pathlib.Path) -> Iterator[Episodes]:
-  """Reads every file of a folder, which its owner may be writing to."""
-  for path in sorted(folder.glob('*.npz')):
+def load_all(folder: pathlib.Path) -> list[Episodes]:
+  """Reads every file of a folder, which its owner may be writing to.
+
+  What the owner keeps of a file it writes into another before it removes that
+  one: what is gone meanwhile is looked for again, what is there twice is once.
+  """
+  while True:
     try:
-      yield load(path)
-    except FileNotFoundError:  # its owner has removed it
+      parts = [load(path) for path in sorted(folder.glob('*.npz'))]
+      break
+    except FileNotFoundError:
       continue
+  seen: set[str] = set()
+  found = []
+  for part in parts:
+    fresh = [place for place, about in enumerate(part.about)
+             if about['id'] not in seen]
+    seen.update(about['id'] for about in part.about)
+    if fresh:
+      found.append(part.take(fresh))
+  return found

@@ -5,6 +5,7 @@ All text is escaped: pages and models can write anything.
 """
 
 from collections.abc import Callable, Sequence
+import contextlib
 import io
 import json
 import pathlib
@@ -145,8 +146,9 @@ def _write_episode(
       file = io.BytesIO()
       Image.fromarray(shown['picture']).save(file, 'PNG')
       name, content = f'{one["id"]}-{step}.png', file.getvalue()
-    elif name and (pictures / name).exists():
-      content = (pictures / name).read_bytes()
+    elif name:
+      with contextlib.suppress(FileNotFoundError):  # its owner has removed it
+        content = (pictures / name).read_bytes()
     if content is not None:
       (folder / 'pictures' / name).write_bytes(content)
       seen.pop('elements', None)
