@@ -3,7 +3,9 @@ import importlib
 import pathlib
 import re
 
+from absl import flags
 import jax.numpy as jnp
+from ml_collections import config_flags
 import numpy as np
 import optax
 import pytest
@@ -86,6 +88,22 @@ def test_numbers_are_of_the_type_that_flags_shall_take(path, arg):
     assert type(config.optimizer[field]) is float, field
   assert type(config.env.step_timeout) is float
   assert type(config.env.tasks) is tuple
+
+
+@pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning')
+def test_flags_may_stand_in_a_file(tmp_path):
+  """ml_collections #20 and #61: also 1e-4, and tuples of nothing."""
+  path = tmp_path / 'flags'
+  path.write_text('--config.optimizer.learning_rate=1e-4\n'
+                  '--config.env.tasks=()\n--config.trackers=()\n')
+  command = ['run.py', f'--config={_ROOT / "tests" / "fake_config.py"}',
+             f'--flagfile={path}']
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file(
+      'config', flag_values=values, sys_argv=command)
+  values(command)
+  assert values.config.optimizer.learning_rate == 1e-4
+  assert values.config.env.tasks == values.config.trackers == ()
 
 
 @pytest.mark.parametrize('path', _FILES, ids=[path.stem for path in _FILES])

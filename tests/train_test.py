@@ -305,25 +305,26 @@ def test_rounds_that_are_added_equal_those_of_one_run(run, tmp_path, capsys):
   assert json.loads((tmp_path / 'config.json').read_text())['num_rounds'] == 5
 
 
-@pytest.mark.parametrize('phase, checkpoint_every', [
-    ('training', 1), ('training', 3), ('evaluation', 1), ('evaluation', 3)])
+@pytest.mark.parametrize('phase, num_rounds, checkpoint_every', [
+    ('training', 3, 1), ('training', 3, 3), ('evaluation', 3, 1),
+    ('evaluation', 3, 3), ('evaluation', 0, 1)])
 def test_an_interrupted_run_goes_on_where_it_was(
-    run, tmp_path, monkeypatch, phase, checkpoint_every):
-  """Stopped amid round 3, or in the evaluation after it."""
+    run, tmp_path, monkeypatch, phase, num_rounds, checkpoint_every):
+  """In round 3, in the evaluation after it, and in the first one."""
   config = _config(
       num_rounds=5, eval_every=2, checkpoint_every=checkpoint_every)
   with monkeypatch.context() as patch:
-    _interrupt(patch, tmp_path, 3, phase)
+    _interrupt(patch, tmp_path, num_rounds, phase)
     with pytest.raises(KeyboardInterrupt):
       train.train(config, tmp_path)
-  assert [row['round'] for row in _rows(tmp_path)] == [0, 1, 2]
-  assert max(_digests(tmp_path)) == 3  # all completed rounds are saved
+  assert [row['round'] for row in _rows(tmp_path)] == list(range(num_rounds))
+  assert max(_digests(tmp_path)) == num_rounds  # all that were completed
   train.train(config, tmp_path)
   _assert_same_run(tmp_path, run)
 
 
 def _interrupt(patch, workdir, num_rounds, phase):
-  """Asks to stop, as Ctrl-C does, when something of a phase has ended."""
+  """Sends SIGTERM when three episodes of a phase have ended."""
   ended = []
   advance = _Pool._advance
 
@@ -333,10 +334,11 @@ def _interrupt(patch, workdir, num_rounds, phase):
     if event.kind == 'finished' and is_training == (phase == 'training') and (
         len(metrics.read_metrics(workdir)) == num_rounds):
       ended.append(event)
+      if len(ended) == 3:
+        signal.raise_signal(signal.SIGTERM)
     return event
 
   patch.setattr(_Pool, '_advance', spy)
-  patch.setattr(stopping.StopRequest, '__call__', lambda _: len(ended) > 2)
 
 
 def test_rounds_later_than_the_checkpoint_are_played_again(run, tmp_path):
@@ -353,9 +355,15 @@ def test_rounds_later_than_the_checkpoint_are_played_again(run, tmp_path):
 def test_a_damaged_checkpoint_is_passed_over(run, tmp_path, capsys):
   shutil.copytree(run, tmp_path, dirs_exist_ok=True)
   shutil.rmtree(tmp_path / 'checkpoints' / '5' / 'state' / 'd')
-  train.train(_config(num_rounds=5, eval_every=2), tmp_path)
-  sentence, = capsys.readouterr().err.splitlines()
-  assert 'round 5 is damaged' in sentence
+  config = _config(num_rounds=5, eval_every=2)
+  for is_owner in (False, True):
+    if is_owner:
+      train.train(config, tmp_path)
+    else:
+      evaluating.evaluate_run(config, tmp_path, split='train', episodes=1)
+    sentence, = capsys.readouterr().err.splitlines()
+    assert 'round 5 is damaged' in sentence
+    assert (tmp_path / 'checkpoints-damaged').exists() == is_owner
   _assert_same_run(tmp_path, run)
 
 
@@ -502,6 +510,7 @@ def test_with_a_lag_a_round_is_played_by_the_parameters_before(
     tmp_path, monkeypatch):
   """Meanwhile or not: it is the same run, also when it is resumed."""
   options = {'lag': 1, 'optimizer.importance_cap': 2., 'num_rounds': 4,
+             'optimizer.warmup_rounds': 1, 'optimizer.decay_rounds': 4,
              'eval_every': 2, 'eval_episodes': 1}
   playing, began = [], ahead_lib.Ahead.begin
   learned, play = [], rounds_lib._play
@@ -963,6 +972,15 @@ def test_a_signal_that_python_drops_stops_the_run_all_the_same():
       assert stop()
   with stopping.StopRequest() as stop:
     assert not stop()
+
+
+def test_sigterm_among_the_demonstrations_is_heeded(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  workdir = tmp_path / 'run'
+  _interrupt(monkeypatch, workdir, 0, 'training')
+  with pytest.raises(KeyboardInterrupt):
+    train.train(_config(), workdir)
+  assert not _digests(workdir) and not (tmp_path / 'cache').exists()
 
 
 def test_sigterm_in_the_warm_start_is_heeded(run, tmp_path, monkeypatch):

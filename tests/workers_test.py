@@ -434,6 +434,13 @@ def test_a_start_can_be_awaited(tmp_path):
     assert not pool.wait_for_start(0.05)
 
 
+def test_a_factory_that_hangs_is_given_up():
+  with _pool(fake_envs.hanging_factory, start_timeout=.5, num_workers=1,
+             max_retries=0) as pool:
+    assert _kinds(_play(pool, _jobs(0))) == {'lost': 1}
+    assert pool.failures.keys() == {'hang'}
+
+
 @_on_both
 def test_what_is_down_does_not_use_up_the_jobs_of_what_is_up(tmp_path):
   make_env = functools.partial(fake_envs.one_healthy_factory, str(tmp_path))
