@@ -10,6 +10,7 @@ import pathlib
 import re
 import shutil
 import signal
+import sys
 import threading
 
 import chex
@@ -955,6 +956,35 @@ def test_sigterm_is_heeded_before_a_run_begins(monkeypatch, capsys):
   assert run_script.main([]) == 130
   assert signal.getsignal(signal.SIGTERM) is previous
   assert capsys.readouterr().err.count('\n') == 1
+
+
+@pytest.mark.parametrize('place', range(4))
+def test_a_signal_amid_the_handling_of_another_does_not_wait(place):
+  """The second comes in the call of that number; an alarm ends a wait."""
+  def wait_no_longer(*_):
+    raise TimeoutError
+
+  def call(*_):
+    calls.append(place)
+    if len(calls) == place + 1:
+      sys.settrace(None)
+      signal.raise_signal(signal.SIGTERM)
+
+  calls, tracing = [], sys.gettrace()
+  previous = {
+      number: signal.signal(number, handler) for number, handler in (
+          (signal.SIGALRM, wait_no_longer),
+          (signal.SIGTERM, signal.default_int_handler))}
+  signal.setitimer(signal.ITIMER_REAL, 5.)
+  try:
+    with pytest.raises(KeyboardInterrupt), stopping.signals_interrupt():
+      sys.settrace(call)
+      signal.raise_signal(signal.SIGTERM)
+  finally:
+    sys.settrace(tracing)
+    signal.setitimer(signal.ITIMER_REAL, 0.)
+    for number, handler in previous.items():
+      signal.signal(number, handler)
 
 
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')

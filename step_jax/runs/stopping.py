@@ -9,7 +9,8 @@ from typing import Any
 
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
-_interrupted = threading.Event()
+# Signals that came; the lock of an Event would keep a second one waiting.
+_interrupted: list[int] = []
 
 
 @contextlib.contextmanager
@@ -29,8 +30,8 @@ def signals_interrupt() -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: Any) -> None:
-  del number, frame
-  _interrupted.set()
+  del frame
+  _interrupted.append(number)
   raise KeyboardInterrupt
 
 
@@ -38,7 +39,7 @@ class StopRequest:
   """Turns SIGINT and SIGTERM into a request; a second SIGINT is immediate."""
 
   def __init__(self):
-    self._requested = _interrupted.is_set()
+    self._requested = bool(_interrupted)
     self._previous: dict[int, Any] = {}
 
   def __call__(self) -> bool:
