@@ -71,7 +71,7 @@ def watch(config: ml_collections.ConfigDict, workdir: pathlib.Path,
   frames[0].save(picture, 'GIF', save_all=True, append_images=frames[1:],
                  duration=_FRAME, loop=0)
   with files.writing(path):
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
   files.replace(path, picture.getvalue())
   return (f'{task}: {"success" if reward > 0 else "failure"} after '
           f'{len(frames)} steps; {path}')

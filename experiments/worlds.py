@@ -1,5 +1,6 @@
 """The environments that configs name."""
 
+import collections
 from collections.abc import Callable, Mapping
 import contextlib
 import functools
@@ -81,8 +82,7 @@ def make_world(
   skipped, notes = _examine(module, tasks, config, arguments)
   if hasattr(module, 'find_tasks'):  # they are files
     tasks = tuple(task for task in tasks if task not in skipped)
-    names = tuple(pathlib.Path(task).stem for task in tasks)
-    domains = tuple(pathlib.Path(task).parent.name for task in tasks)
+    domains, names = _domains_and_names(tasks)
   if len(set(names)) < len(names):
     raise checks.UserError('expected every task once in env.tasks')
   if hasattr(module, 'check_requirements'):
@@ -201,6 +201,16 @@ def _find_tasks(
       name for name in (*module.TRAIN_TASKS, *module.HELD_OUT_TASKS)
       if name not in train)
   return {'train': train, 'held_out': held_out, 'all': train + held_out}[split]
+
+
+def _domains_and_names(
+    tasks: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+  """Of task files; a name has its domain where two have it."""
+  paths = [pathlib.Path(task) for task in tasks]
+  counts = collections.Counter(path.stem for path in paths)
+  return (tuple(path.parent.name for path in paths),
+          tuple(path.stem if counts[path.stem] == 1 else
+                f'{path.parent.name}/{path.stem}' for path in paths))
 
 
 def tell_tasks(

@@ -77,6 +77,7 @@ def test_results_have_parts_of_a_score(tmp_path):
       scores={0: 1., 1: .25, 2: .5, 3: 1.})
   assert [row['success_rate'] for row in result.values()] == [.5, 0., .5]
   assert [row.get('score') for row in result.values()] == [.625, .5, None]
+  result['vlc/c'] = result.pop('c')  # where another domain has its id, too
   evaluation.write_results(tmp_path, result, ('os', 'os', 'vlc'))
   assert {path.parent.name: path.read_text()
           for path in tmp_path.rglob('result.txt')} == {

@@ -1,5 +1,6 @@
 """The environment on a fake desktop: episodes, rewards, what goes wrong."""
 
+import contextlib
 import functools
 import json
 import multiprocessing
@@ -10,6 +11,9 @@ from gymnasium.utils import env_checker
 import numpy as np
 import pytest
 
+from configs import osworld as osworld_config
+from experiments import checks as run_checks
+from experiments import worlds
 from step_jax.codecs import actions
 from step_jax.envs import base
 from step_jax.envs.osworld import checks
@@ -350,6 +354,30 @@ def test_task_files_of_splits(tmp_path):
     env_lib.find_tasks((), 'train')
   with pytest.raises(ValueError, match='expected a folder with task files'):
     env_lib.find_tasks((str(tmp_path / 'none'),), 'train')
+
+
+def test_an_id_in_two_domains_is_two_tasks(tmp_path, fake):
+  """As in OSWorld's older lists."""
+  for domain, name in (('os', 'a'), ('os', 'b'), ('vlc', 'a')):
+    (tmp_path / 'examples' / domain).mkdir(parents=True, exist_ok=True)
+    write_task(tmp_path / 'examples' / domain, name)
+  listed = tmp_path / 'test_all.json'
+  listed.write_text('{"os": ["b", "a"], "vlc": ["a"]}')
+  config = osworld_config.get_config('servers')
+  config.env.tasks = (str(listed),)
+  config.env.arguments.addresses = (fake.address,)
+  world = worlds.make_world(config)
+  assert world.tasks == ('b', 'os/a', 'vlc/a')
+  assert world.domains == ('os', 'os', 'vlc')
+  with contextlib.closing(world.make_env()) as env:
+    assert env.tasks == ('b', 'a', 'a')
+  config.env.tasks *= 2
+  with pytest.raises(run_checks.UserError, match='every task once'):
+    worlds.make_world(config)
+  bare = tmp_path / 'mine.txt'
+  bare.write_text('b\na\n')
+  with pytest.raises(checks.TaskError, match="where two have it, got 'a'"):
+    env_lib.find_tasks((str(bare),), 'train')
 
 
 def test_examples_have_the_shapes_of_observations(folder, fake, tmp_path):

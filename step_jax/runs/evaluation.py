@@ -132,7 +132,7 @@ def write_results(folder: pathlib.Path, evaluation: Evaluation,
     WriteError: it cannot be written.
   """
   for (task, row), domain in zip(evaluation.items(), domains, strict=True):
-    path = folder / domain / task / 'result.txt'
+    path = folder / domain / pathlib.Path(task).name / 'result.txt'
     with files.writing(path):
       path.parent.mkdir(parents=True, exist_ok=True)
       path.unlink(missing_ok=True)

@@ -6,9 +6,11 @@ A list lies beside OSWorld's folder `examples`, whose folders are the domains:
   evaluation_examples/mine.txt             a line each: <id> or <domain>/<id>
   evaluation_examples/examples/os/<id>.json
 
-In a text, lines that are empty or begin with '#' count for nothing.
+In a text, lines that are empty or begin with '#' count for nothing. OSWorld's
+older lists have ids that stand in two domains for two tasks.
 """
 
+import collections
 from collections.abc import Sequence
 import json
 import os
@@ -32,7 +34,7 @@ def find(tasks: str | os.PathLike | Sequence[str | os.PathLike]
     The files: of a list in its order, of a folder by name.
 
   Raises:
-    TaskError: for a folder without task files, or ids without a file.
+    TaskError: for a folder without task files, or ids without one file.
   """
   if not isinstance(tasks, (str, os.PathLike)):
     return tuple(pathlib.Path(path) for path in tasks)
@@ -106,16 +108,16 @@ def _listed(path: pathlib.Path) -> tuple[pathlib.Path, ...]:
   if names and not folder.is_dir():
     raise checks.TaskError(
         f'{path}: expected the folder {folder} beside a list of ids, got none')
-  files = {file.stem: file for file in folder.glob('*/*.json')} if names else {}
-  found = []
+  files = collections.defaultdict(list)
+  for file in folder.glob('*/*.json') if names else ():
+    for key in (file.stem, f'{file.parent.name}/{file.stem}'):
+      files[key].append(file)
   for name in names:
-    domain, _, task_id = name.rpartition('/')
-    file = files.get(task_id)
-    if file is None or domain and file.parent.name != domain:
+    if len(files[name]) != 1:
       raise checks.TaskError(
-          f'{path}: expected ids of task files in {folder}, got {name!r}')
-    found.append(file)
-  return tuple(found)
+          f'{path}: expected ids of task files in {folder}, with the domain '
+          f'where two have it, got {name!r}')
+  return tuple(files[name][0] for name in names)
 
 
 def _names(path: pathlib.Path) -> list[str]:

@@ -139,8 +139,8 @@ def load_all(
     The tasks, in the order of `task_lists.find`.
 
   Raises:
-    TaskError: as of `load` and `find`, and where two have the same id, or one
-      cannot be played; with a summary where several are wrong.
+    TaskError: as of `load` and `find`, and where two of a folder have the same
+      id, or one cannot be played; with a summary where several are wrong.
     MissingProgramError: as of `load`.
   """
   loaded, wrong = survey(task_lists.find(tasks), evaluator=evaluator)
@@ -148,9 +148,9 @@ def load_all(
     raise checks.TaskError(summary(wrong, len(wrong) + len(loaded)))
   if not loaded:
     raise checks.TaskError('expected at least one task file, got none')
-  ids = [task.id for task in loaded]
+  ids = [(task.path.parent, task.id) for task in loaded]
   for task in loaded:
-    if ids.count(task.id) > 1:
+    if ids.count((task.path.parent, task.id)) > 1:
       raise checks.TaskError(
           f'{task.path}: id: expected one of its own, got {task.id!r} twice')
   return loaded
