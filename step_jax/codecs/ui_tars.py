@@ -92,6 +92,9 @@ _ALSO_READ: dict[str, ui_tars_grammar.Calls] = {
         'hotkey': _DESKTOP['hotkey'],
         'press': _DESKTOP['hotkey'],
         'press_enter': ('press_enter', {}),
+        'swipe': _DESKTOP['drag'],
+        'navigate_home': _MOBILE['press_home'],
+        'navigate_back': _MOBILE['press_back'],
     },
 }
 _PHONE_KEYS = {
@@ -263,4 +266,5 @@ def _write(value: Any, field: str, grid: tuple[int, int],
     x, y = (actions.to_grid(fraction, size)
             for fraction, size in zip(value, grid, strict=True))
     return ui_tars_grammar.write_point(x, y, boxed=convention == 'thousand')
-  return ui_tars_grammar.escape(' '.join(value) if field == 'keys' else value)
+  return ui_tars_grammar.escape(
+      ui_tars_grammar.write_keys(value) if field == 'keys' else value)

@@ -2,7 +2,7 @@
 
   response  = thought "Action:" call [more]
   call      = name "(" [argument {"," argument}] [")"]
-  argument  = name "=" (quote value quote | value)
+  argument  = [name "="] (quote value quote | value)
   point     = two numbers, or four, whose middle counts, in or without ( ) [ ]
               and the tags <|box_start|> <|box_end|> <point> <bbox>
   keys      = name {(" " | "+" | "-" | ",") name}
@@ -11,12 +11,13 @@ White space may stand around every sign. The thought is what precedes, without
 the label "Thought:", the last line that begins with "Action:", signs such as
 "**" apart, or else a last "Action:" in a line that stands in no argument. More
 calls, a full stop or tokens may follow a call, and are not read. Arguments of
-other names are not, either.
+other names are not, either; one without a name is the first that is missing.
 
 In a text a backslash may stand before a backslash, either quote, n or t, and is
 itself before anything else. As models forget it, a text is closed by the first
 quote that a parenthesis and the end of the response, or another call, follow;
-or else by the last that a parenthesis follows.
+or else by the last that a parenthesis follows. A point needs no quote behind
+it, as its own last sign ends it.
 """
 
 from collections.abc import Iterator
@@ -29,8 +30,9 @@ from step_jax.codecs import actions
 Calls = dict[str, tuple[str, dict[str, str]]]
 
 _BOX_START, _BOX_END = '<|box_start|>', '<|box_end|>'
-_ACTION = re.compile(r'(?:\*\*)?\b[Aa]ction\**\s?[:：]')
-_LINE = re.compile(r'^[^\w\n]*[Aa]ction\**\s?[:：](?=\s*\S)', re.MULTILINE)
+_ACTION = re.compile(r'(?:\*\*)?\b(?i:actions?)\**\s?[:：]')
+_LINE = re.compile(
+    r'^[^\w\n]*(?i:actions?)\**\s?[:：](?=\s*\S)', re.MULTILINE)
 _THOUGHT = re.compile(r'[\s`*#]*[Tt]hought\**\s?[:：](?:\*\*)?')
 _MAX_MARKERS = 16  # that are tried, from the last one back
 _BEFORE_CALL = re.compile(r'[\s*]*(?:`+(?:python\b)?)?\s*')
@@ -49,20 +51,24 @@ _CLOSES = re.compile(r'\s*(?:[,)]|\Z)')  # behind the quote of a short value
 _CLOSES_TEXT = re.compile(r'\s*(?:\)|\Z)')
 
 _NUMBER = re.compile(r'[0-9]+(?:\.[0-9]+)?')
-_SIGNS = '()[],， \t\n'  # around and between numbers
+_SIGNS = '()[],（），、\'" \t\n'  # around and between numbers
 _TAG = re.compile(r'<(?:\|box_(?:start|end)\||/?(?:point|bbox))>')
 _BARE_POINT = re.compile(
     r'\([^()]*\)|\[[^][]*\]|<[^<>]*>[^<>]*<[^<>]*>')  # each closes itself
 _BARE = re.compile(r'[^\s,()\'"]+')
 
-_BETWEEN_KEYS = re.compile(r'(?<=\w),\s+|\s+|(?<=\S)[-+,](?=\S)')
+_BETWEEN_KEYS = re.compile(
+    r'(?<=\w),\s+|(?<=\S)\s*[-+]\s*(?=\S)|\s+|(?<=\S),(?=\S)')
 _ARROW = re.compile(
     r'\b(?:arrow[ _-]?(up|down|left|right)|(up|down|left|right)[ _-]?arrow)\b')
 _IN_TWO_WORDS = re.compile(
     r'\b(page|caps|num|scroll|print)[ _-](up|down|lock|screen)\b')
 _KEY_NAMES = {
     'control': 'ctrl', 'cmd': 'win', 'meta': 'win', 'super': 'win',
-    'windows': 'win', 'spacebar': 'space', 'plus': '+', 'minus': '-'}
+    'windows': 'win', 'spacebar': 'space', 'ins': 'insert', 'menu': 'apps',
+    'plus': '+', 'minus': '-', 'equal': '=', 'equals': '=', 'comma': ',',
+    'period': '.', 'slash': '/', 'backslash': '\\'}
+_SIGN_NAMES = {'+': 'plus', '-': 'minus'}  # before another key
 
 
 class UiTarsError(actions.ActionError):
@@ -131,6 +137,11 @@ def escape(text: str) -> str:
   return text.translate(_ESCAPED)
 
 
+def write_keys(keys: tuple[str, ...]) -> str:
+  """Writes names of keys, as `parse` reads them."""
+  return ' '.join([*(_SIGN_NAMES.get(key, key) for key in keys[:-1]), keys[-1]])
+
+
 def _thought(text: str) -> str:
   label = _THOUGHT.match(text)
   return text[label.end() if label else 0:].strip()
@@ -174,24 +185,27 @@ class _Parser:
     self._skip_space()
     start = self.position
     name = self._match(_NAME).lower()
-    name = name if name in fields else _OTHER_ARGUMENTS.get(name, name)
+    if name:
+      name = name if name in fields else _OTHER_ARGUMENTS.get(name, name)
+      self._expect('=')
+      self._skip_space()
+    else:
+      name = next((x for x in fields if fields[x] not in arguments), '')
     field = fields.get(name, '')
-    if not name or (field and field in arguments):
+    if (fields and not name) or (field and field in arguments):
       _fail(self._text, start, 'an argument, each once')
-    self._expect('=')
-    self._skip_space()
     quote = _QUOTES.get(self._text[self.position:self.position + 1], '')
     self.position += len(quote)
     start = self.position
     if quote:
-      value = self._read_quoted(quote, field == 'text')
+      value = self._read_quoted(quote, field)
     else:
       value = self._match(
           _BARE_POINT if field in ('point', 'end') else _BARE)
       if not value:
         _fail(self._text, start, 'a quote')
     if field in ('point', 'end'):
-      if value.strip():
+      if value.strip(_SIGNS):
         arguments[field] = self._read_point(value, start)
     elif field == 'keys':
       arguments[field] = self._read_keys(value, start)
@@ -216,15 +230,16 @@ class _Parser:
     value = _IN_TWO_WORDS.sub(r'\1\2', _ARROW.sub(r'\1\2', value.lower()))
     keys = []
     for name in filter(None, _BETWEEN_KEYS.split(value)):
+      name = name.removesuffix('_l').removesuffix('_r')  # of two
       try:
         keys.append(actions.canonical_key(_KEY_NAMES.get(name, name)))
       except actions.ActionError:
         _fail(self._text, start, 'names of keys with spaces between them')
     return tuple(keys)
 
-  def _read_quoted(self, quote: str, is_text: bool) -> str:
+  def _read_quoted(self, quote: str, field: str) -> str:
     """Returns the unescaped value and moves behind its closing quote."""
-    start, end = self.position, -1
+    start, end, is_text = self.position, -1, field == 'text'
     for place in self._quotes(quote):
       if not is_text and _CLOSES.match(self._text, place + 1):
         end = place
@@ -233,6 +248,10 @@ class _Parser:
         end = place
         if self._ends(place + 1):
           break
+    point = self._match(_BARE_POINT) if (
+        end < 0 and field in ('point', 'end')) else ''
+    if point:
+      return point
     if end < 0:
       _fail(self._text, len(self._text), f'the closing {quote}')
     self.position = end + 1
@@ -249,7 +268,7 @@ class _Parser:
   def _ends(self, position: int) -> bool:
     """Whether the call ends here, and the response, or another call follows."""
     return re.compile(
-        r'\s*\)(?:[\s.`]*(?:\Z|<\||\[EOS\])|[\s*`]*[Aa]ction\b|'
+        r'\s*\)(?:[\s.`]*(?:\Z|<\||\[EOS\])|[\s*`]*(?i:actions?)\b|'
         rf'[\s;,]*(?:{"|".join(self._calls)})\((?:\w+=|\)))').match(
             self._text, position) is not None
 
