@@ -151,6 +151,21 @@ def test_large_answers_are_cut_or_refused(fake, client, monkeypatch):
   assert client.read_file('/a') == b'x' * 101
   with pytest.raises(DesktopError, match='more than 100 bytes'):
     client.screenshot()
+  fake.on_execute = lambda _: 'x' * 200  # which an agent can cause
+  with pytest.raises(client_lib.AnswerError, match='/execute failed: more'):
+    client.execute(['cat', '/a'])
+
+
+def test_a_command_may_take_as_long_as_osworld_s_server_lets_it():
+  """120 s, then it answers with 500: a score of 0, and no lost episode."""
+  def answer(request):
+    assert request.extensions['timeout']['read'] > 120
+    return httpx.Response(500, json={'message': 'timed out'})
+
+  with client_lib.Client(
+      'http://x', transport=httpx.MockTransport(answer)) as client:
+    with pytest.raises(client_lib.AnswerError, match='timed out'):
+      client.execute(['sleep', '1000'])
 
 
 def test_nobody_at_the_address():

@@ -15,6 +15,7 @@ import pytest
 from experiments import checks
 from experiments import worlds
 from step_jax.envs.osworld import env as env_lib
+from step_jax.envs.osworld.desktop import __main__ as desktop
 from step_jax.envs.osworld import machines
 from step_jax.envs.osworld import tasks
 from step_jax.envs.osworld import upstream
@@ -24,10 +25,14 @@ from tests import osworld_env_test
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _DOCS = _ROOT / 'docs'
+_PAGE = (_DOCS / 'osworld.md').read_text()
 _COMMANDS = [
     line.strip() for block in re.findall(
-        r'```bash\n(.*?)```', (_DOCS / 'osworld.md').read_text(), re.DOTALL)
+        r'```bash\n(.*?)```', _PAGE, re.DOTALL)
     for line in block.splitlines() if line.strip()]
+_IN_SENTENCES = sorted({' '.join(words.split()) for words in re.findall(
+    r'`((?:python|apt-get|benchmarks/|STEP_JAX_OSWORLD=)[^`]+)`',
+    re.sub(r'```bash\n.*?```', '', _PAGE, flags=re.DOTALL))})
 
 
 @pytest.fixture
@@ -102,6 +107,39 @@ def test_commands_of_the_package(place, monkeypatch, capsys):
   output = capsys.readouterr()
   assert 'needs a Google account' in output.err
   assert '2 tasks are right' in output.out
+
+
+@pytest.mark.filterwarnings('ignore:the load_module')  # ml_collections'
+@pytest.mark.parametrize('command', _IN_SENTENCES)
+def test_commands_in_sentences(command, monkeypatch):
+  """What would take minutes, or what is not here, is checked as it is read."""
+  monkeypatch.chdir(_ROOT)
+  name, *rest = shlex.split(command)
+  if name == 'apt-get':  # of a desktop's programs, or only of OSWorld's tasks
+    wanted = set(desktop._APT.split()[2:])
+    given = {word for word in rest[1:] if not word.startswith('-')}
+    assert given == wanted or not given & wanted
+  elif name.startswith('STEP_JAX_'):  # opt-in tests: what they read is given
+    asked = set(re.findall("'(STEP_JAX_[A-Z_]+)'", (
+        _ROOT / rest[-1]).read_text()))
+    assert asked == set(re.findall('STEP_JAX_[A-Z_]+', command))
+  elif 'step_jax.envs.osworld.desktop' in rest:
+    assert desktop._parse(rest[2:]).port == 5000
+  elif 'show_result.py' in rest:  # OSWorld's, which joins them to a folder
+    folder = rest[rest.index('--result_dir') + 1].replace('DIR', 'workdir')
+    parts = [rest[rest.index(option) + 1] for option in (
+        '--action_space', '--observation_type', '--model')]
+    assert [folder, *parts] == [
+        'workdir/results', 'pyautogui', 'screenshot', 'step_jax']
+  else:
+    script = name if name != 'python' else rest[0]
+    assert (_ROOT / script).is_file()
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file('config', flag_values=values)
+    flags.DEFINE_list('methods', None, '', flag_values=values)
+    values(['', *(word for word in rest if word != script)])
+    checks.check_config(values.config)
+    assert len(worlds.make_world(values.config).tasks) == 22
 
 
 @pytest.mark.parametrize('script, calls', [

@@ -193,6 +193,8 @@ AGENTS = {
     'no file': ({}, {}, ''),
     'no file, and a metric that does not expect that': (
         {'func': 'length'}, {}, 'TypeError'),
+    'a program of the agent that ends what runs it': (
+        {'func': 'exit'}, {}, 'SystemExit: done'),
     '/file of a folder': ({}, {'/file': ['error'] * 9}, ''),
     'a post-configuration that opens what is gone': (
         {'postconfig': [open_step()]}, {'/setup/open_file': [404]},

@@ -107,6 +107,8 @@ def test_epsilons_are_read_apart():
 @pytest.mark.parametrize('change,message', [
     ({'model_type': 'qwen3_vl'}, 'expected model_type'),
     ({'use_sliding_window': True}, 'expected use_sliding_window'),
+    ({'quantization_config': {'quant_method': 'awq', 'bits': 4}},
+     'expected quantization_config of .None,., got .*awq'),
     ({'hidden_act': 'gelu'}, 'expected hidden_act'),
     ({'attention_bias': True}, 'expected attention_bias'),
     ({'mlp_bias': True}, 'expected mlp_bias'),

@@ -49,6 +49,12 @@ def test_versions(family, version, expected, warns, tmp_path):
      {'min_pixels': 784, 'max_pixels': 78_400, 'prompt_length': 91 + 2048}),
     ('preprocessor_config.json', {'size': {'max_pixels': 78_400}},
      {'min_pixels': 78_400, 'max_pixels': 78_400}),
+    ('processor_config.json',  # which transformers 5 writes alone
+     {'image_processor': {
+         'size': {'shortest_edge': 784, 'longest_edge': 78_400}}},
+     {'min_pixels': 784, 'max_pixels': 78_400}),
+    ('processor_config.json', {'processor_class': 'Qwen2_5_VLProcessor'},
+     {'min_pixels': 78_400}),
     ('generation_config.json', {'eos_token_id': [151645, 151643]},
      {'stop_ids': (151645, 151643)}),
     ('generation_config.json', {'eos_token_id': 7}, {'stop_ids': (7,)}),

@@ -27,7 +27,9 @@ MAX_FILE = 32 * 2**20  # bytes of a file, tree or picture that is read
 _RETRIES = 2
 _CONNECT_TIMEOUT = 5.0
 _SHORT = 20.0  # seconds to read the screen, a file or a path
-_LONG = 120.0  # seconds for a command, an application or an upload
+# Seconds for a command, an application or an upload. Of a command OSWorld's
+# server says after 120 that it could not.
+_LONG = 150.0
 
 
 class DesktopError(RuntimeError):
@@ -35,7 +37,7 @@ class DesktopError(RuntimeError):
 
 
 class AnswerError(DesktopError):
-  """The desktop answered that it could not: status 404 or 500.
+  """The desktop answered that it could not: status 404 or 500, or too much.
 
   A restored machine answers so where a task asks for what is not there, and
   OSWorld goes on; once the agent has acted, it can be the agent's doing.
@@ -241,7 +243,8 @@ class Client:
           raise httpx.ReadTimeout(f'no end after {timeout:g} s')
         if len(body) > MAX_FILE:
           if not cut:
-            raise httpx.ReadError(f'more than {MAX_FILE} bytes')
+            raise AnswerError(f'{self.address}{route} failed: more than '
+                              f'{MAX_FILE} bytes')
           break
     return httpx.Response(response.status_code, content=bytes(
         body[:MAX_FILE + 1]))

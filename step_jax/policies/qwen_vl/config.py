@@ -103,6 +103,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
   Raises:
     ValueError: for a family or a setting that this model does not have.
   """
+  _expect(values, 'quantization_config', None)
   family = values.get('model_type')
   if family not in FAMILIES:
     raise ValueError(f'expected model_type of {FAMILIES}, got {family!r}')

@@ -9,8 +9,9 @@
 Each has prompts of its own, but for the last, which is asked as UI-TARS-1.5 is.
 The limits of pixels are those of OSWorld's agent for DPO and of UI-TARS-1.5's
 own code, and lengths leave room for a prompt and three responses. A folder's
-files go before them: preprocessor_config.json with its limits, and
-generation_config.json with more tokens that end a response. What a user gives
+files go before them: processor_config.json of transformers 5, or else
+preprocessor_config.json, with limits, and generation_config.json with more
+tokens that end a response. What a user gives
 goes before all.
 """
 
@@ -83,7 +84,8 @@ def settings(
   family = str(_read(source, 'config.json').get('model_type'))
   name = _OF_FAMILY.get(family, 'ui_tars_dpo') if version == 'auto' else version
   chosen = VERSIONS[name]
-  processor = _read(source, 'preprocessor_config.json')
+  processor = _read(source, 'processor_config.json').get(
+      'image_processor') or _read(source, 'preprocessor_config.json')
   size = processor.get('size') or {}
   values: dict[str, Any] = {
       'convention': chosen.convention,

@@ -57,7 +57,7 @@ def work(order: dict[str, Any]) -> dict[str, Any]:
     score = float(env.evaluate())
   except _OURS:
     raise
-  except Exception as error:
+  except (Exception, SystemExit) as error:  # it may run the agent's program
     score, note = 0., f'{type(error).__name__}: {error}'
   if score < 1 and traffic.failures:
     return {'error': '; '.join(traffic.failures.values())}
