@@ -79,9 +79,9 @@ def test_results_have_parts_of_a_score(tmp_path):
   assert [row.get('score') for row in result.values()] == [.625, .5, None]
   result['vlc/c'] = result.pop('c')  # where another domain has its id, too
   evaluation.write_results(tmp_path, result, ('os', 'os', 'vlc'))
-  assert {path.parent.name: path.read_text()
+  assert {str(path.parent.relative_to(tmp_path)): path.read_text()
           for path in tmp_path.rglob('result.txt')} == {
-              'a': '0.625\n', 'b': '0.5\n', 'c': '0.5\n'}
+              'os/a': '0.625\n', 'os/b': '0.5\n', 'vlc/c': '0.5\n'}
 
 
 def test_tasks_above_60_are_above():
