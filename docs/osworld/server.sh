@@ -14,10 +14,10 @@ home=/home/user mark=/home/.user_of_step_jax
 [ -e $mark ] || { useradd --shell /bin/bash user; touch $mark; }
 pkill -KILL -u user || true
 while pgrep -u user -r D,R,S > /dev/null; do sleep .1; done
-rm -rf $home
+rm -rf $home /tmp/.X0-lock /tmp/.X11-unix/X0
 install -d -o user -g user $home $home/bin \
   $home/{Desktop,Documents,Downloads,Music,Pictures,Videos}
-touch $home/.Xauthority
+xauth -q -f $home/.Xauthority add :0 . "$(mcookie)" 2> /dev/null
 cp -r "$server" $home/server
 cat > $home/bin/google-chrome <<'end'
 #!/bin/sh
