@@ -106,8 +106,9 @@ def test_adapters_alone_learn():
   whole = make(optax.multi_transform(
       {True: optax.adam(1e-2), False: optax.set_to_zero()}, labels))
   expected, _ = whole.update(whole.init(joined), batch)
+  # Adam's steps are of 1e-2, also of a gradient that is hardly above rounding.
   chex.assert_trees_all_close(
-      adapters.join(state.params, params), expected.params, atol=1e-6)
+      adapters.join(state.params, params), expected.params, atol=1e-4)
   moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), state.params, fresh)
   assert min(jax.tree.leaves(moved)) > 1e-3
   assert metrics['skipped_steps'] == 0

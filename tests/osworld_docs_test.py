@@ -89,8 +89,7 @@ def test_commands_of_experiments_reach_a_machine(place, command, monkeypatch):
     with contextlib.closing(make_env()) as env:
       env.reset(seed=0, options={'task_id': 0})
       assert env.step(None)[1:4] == (0, False, False)
-    assert fakes[0].count('/reset') == 1  # which it does not have
-    assert (place / 'restored').read_text().split() == [fakes[0].address] * 2
+    assert (place / 'restored').read_text().split() == [fakes[0].address]
 
 
 def test_commands_of_the_package(place, monkeypatch, capsys):
@@ -119,10 +118,11 @@ def test_commands_in_sentences(command, monkeypatch):
     wanted = set(desktop._APT.split()[2:])
     given = {word for word in rest[1:] if not word.startswith('-')}
     assert given == wanted or not given & wanted
-  elif name.startswith('STEP_JAX_'):  # opt-in tests: what they read is given
+  elif name.startswith('STEP_JAX_'):  # opt-in tests: they read what is given
     asked = set(re.findall("'(STEP_JAX_[A-Z_]+)'", (
         _ROOT / rest[-1]).read_text()))
-    assert asked == set(re.findall('STEP_JAX_[A-Z_]+', command))
+    assert {'STEP_JAX_OSWORLD'} <= set(
+        re.findall('STEP_JAX_[A-Z_]+', command)) <= asked
   elif 'step_jax.envs.osworld.desktop' in rest:
     assert desktop._parse(rest[2:]).port == 5000
   elif 'show_result.py' in rest:  # OSWorld's, which joins them to a folder

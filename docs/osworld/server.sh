@@ -35,8 +35,9 @@ chmod 755 $home/bin/google-chrome
 chown -R user:user $home
 cd $home
 setsid runuser -u user -- env -i HOME=$home USER=user LANG=C.UTF-8 DISPLAY=:0 \
-  XDG_SESSION_TYPE=x11 PATH="$home/bin:$venv/bin:/usr/bin:/bin" GTK_MODULES=gail:atk-bridge \
-  GVFS_DISABLE_FUSE=1 QT_ACCESSIBILITY=1 SAL_USE_VCLPLUGIN=gtk3 dbus-run-session -- bash $home/session \
+  XDG_SESSION_TYPE=x11 PATH="$home/bin:$venv/bin:/usr/bin:/bin" \
+  GTK_MODULES=gail:atk-bridge GVFS_DISABLE_FUSE=1 QT_ACCESSIBILITY=1 \
+  SAL_USE_VCLPLUGIN=gtk3 dbus-run-session -- bash $home/session \
   > /tmp/osworld_server.log 2>&1 < /dev/null &
 "$venv/bin/python" - "$1" <<'end'
 import sys, time, requests

@@ -11,8 +11,7 @@ The limits of pixels are those of OSWorld's agent for DPO and of UI-TARS-1.5's
 own code, and lengths leave room for a prompt and three responses. A folder's
 files go before them: processor_config.json of transformers 5, or else
 preprocessor_config.json, with limits, and generation_config.json with more
-tokens that end a response. What a user gives
-goes before all.
+tokens that end a response. What a user gives goes before all.
 """
 
 from collections.abc import Mapping
