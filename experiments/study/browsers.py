@@ -30,18 +30,17 @@ _SETTINGS = {
 _RUN = pathlib.Path(__file__).resolve().parents[1] / 'run.py'
 
 
-def run_part(workdir: pathlib.Path, **settings: object) -> None:
+def run_part(workdir: pathlib.Path) -> None:
   """Does the runs that are not done yet.
 
   Args:
     workdir: of the study.
-    **settings: of the config, besides those of the study.
 
   Raises:
     CalledProcessError: a run failed, which has said why.
   """
   for method, seed, folder in _runs(workdir):
-    config = _SETTINGS | settings | {'seed': seed}
+    config = _SETTINGS | {'seed': seed}
     subprocess.run([
         sys.executable, str(_RUN), f'--workdir={folder}',
         f'--config={_RUN.parents[1] / "configs" / "miniwob.py"}:{method}',
