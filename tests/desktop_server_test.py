@@ -228,8 +228,7 @@ def test_calc_shows_the_visible_cells(desktop):
   assert [cells[name] for name in ('A1', 'B2', 'B3', 'C1', 'M20')] == [
       'name', '500', '501', None, None]
   _click(desktop, './/table-cell[@name="B3"]')   # It is where the tree says.
-  _wait_for(lambda: _get_tree(desktop).find(
-      './/table-cell[@st:focused="true"]', NAMESPACES).get('name') == 'B3')
+  _find(desktop, './/table-cell[@name="B3"][@st:focused="true"]')
   desktop.execute(['xdotool', 'key', 'ctrl+End', 'Next', 'Next'])
   _wait_for(lambda: _get_tree(desktop).find(
       './/table-cell[@name="A1"]') is None)

@@ -295,6 +295,19 @@ def test_a_broken_browser_raises_and_the_next_reset_starts_another(
 
 
 @chromium
+def test_a_browser_is_renewed_before_it_has_grown(env, monkeypatch):
+  env.close()
+  monkeypatch.setattr(miniwob, '_EPISODES_OF_A_BROWSER', 2)
+  folders, observations = [], []
+  for _ in range(5):
+    observations.append(_reset(env, 'enter-text')[0])
+    folders.append(env._browser._folder.name)
+  assert [folders.index(folder) for folder in folders] == [0, 0, 2, 2, 4]
+  assert not _processes_with(folders[0]) and not os.path.exists(folders[0])
+  _assert_same(observations[:1] * 5, observations)
+
+
+@chromium
 def test_closing_leaves_nothing_behind(monkeypatch, tmp_path):
   monkeypatch.setattr(browser.tempfile, 'tempdir', str(tmp_path))
   env = miniwob.MiniWobEnv(['click-test'])

@@ -60,6 +60,8 @@ _WIDTH, _HEIGHT = 160, 210  # pixels of a task
 _WINDOW_WIDTH = 500  # the score board stands beside the task
 _SCROLL = 100  # pixels
 _MIDDLE = (.5, .5)
+# chromedriver keeps something of every page, Chromium, too. [choice]
+_EPISODES_OF_A_BROWSER = 500
 
 
 def check_requirements() -> None:
@@ -117,6 +119,7 @@ class MiniWobEnv(gymnasium.Env):
     self.observation_space = base.observation_space()
     self.action_space = base.action_space()
     self._browser: browser.Browser | None = None
+    self._num_begun = 0  # episodes of this browser
     self._page = ''  # the task whose page is loaded
     self._task = self._instruction = ''
     self._screen: base.Screen | None = None
@@ -141,8 +144,11 @@ class MiniWobEnv(gymnasium.Env):
     return base.encode_screen(self._screen), self._info(self._screen)
 
   def _begin(self, page_seed: int) -> dict[str, Any]:
+    if self._num_begun == _EPISODES_OF_A_BROWSER:
+      self.close()
     if self._browser is None:
       self._browser = browser.Browser(_WINDOW_WIDTH, _HEIGHT)
+    self._num_begun += 1
     if self._page != self._task:
       self._browser.open((self._folder / f'{self._task}.html').as_uri())
       self._page = self._task
@@ -244,6 +250,7 @@ class MiniWobEnv(gymnasium.Env):
     if self._browser is not None:
       self._browser.close()
     self._browser, self._screen, self._page = None, None, ''
+    self._num_begun = 0
 
 
 def _check_tasks(tasks: Sequence[str], folder: pathlib.Path) -> None:
