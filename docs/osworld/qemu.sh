@@ -15,7 +15,8 @@
 # for NET=restrict=on. As in ('env', 'RAM=2G', 'CPUS=1', 'docs/osworld/qemu.sh',
 # ...); what follows the image is for QEMU, such as -bios.
 set -euo pipefail
-: "${RAM:=4G}" "${CPUS:=4}" "${ACCEL:=kvm:tcg}" "${NET:=restrict=off}" "${SETTLE:=30}"
+: "${RAM:=4G}" "${CPUS:=4}" "${SETTLE:=30}"
+: "${ACCEL:=kvm:tcg}" "${NET:=restrict=off}"
 port=${1##*:}
 n=$((port - 5000))
 this="^qemu-system-x86_64 -name osworld-$port "
@@ -34,39 +35,40 @@ net=user,id=net,$NET,$(forward "$port" 5000)
 net+=,$(forward $((9222 + n)) 9222),$(forward $((8080 + n)) 8080)
 
 run() {  # a folder, whether to share its memory, what else there is to it
-  local folder=$1 share=$2
+  local memory=mem-path=$1/ram share=$2
   shift 2
   exec setsid qemu-system-x86_64 -name "osworld-$port" -cpu "$cpu" \
     -machine q35,accel=$ACCEL,memory-backend=ram -m "$RAM" -smp "$CPUS" \
-    -object "memory-backend-file,id=ram,size=$RAM,mem-path=$folder/ram,share=$share" \
-    -netdev "$net" \
-    -device virtio-net-pci,netdev=net -device virtio-rng-pci \
+    -object "memory-backend-file,id=ram,size=$RAM,share=$share,$memory" \
+    -netdev "$net" -device virtio-net-pci,netdev=net -device virtio-rng-pci \
     -device virtio-vga,xres=1920,yres=1080 -display none -monitor stdio "$@"
 }
 
-wait_for_server() {  # so many seconds
+wait_for_server() {  # so many seconds, until it answers this
   local end=$((SECONDS + $1))
-  until curl -fs -m 5 -o /dev/null "http://127.0.0.1:$port/screenshot"; do
+  until curl -fs -m 60 -o /dev/null "http://127.0.0.1:$port/$2"; do
     pgrep -u "$UID" -f "$this" > /dev/null && ((SECONDS < end)) || return 1
     sleep .2
   done
 }
 
+error() { grep -a '^qemu-system' "$1" || echo 'no error of QEMU, see' "$1"; }
+
 exec 9> "$image.lock"
 flock 9
 if [ ! -e "$state" ]; then
-  rm -rf "$state".*
+  rm -rf "$image".*.*  # of calls that were killed
   new=$(mktemp -d "$state.XXXXXX")
   qemu-img create -q -f qcow2 -F qcow2 -b "$image" "$new/disk"
   (run "$new" on -drive "file=$new/disk,if=virtio" "$@") \
-    < <(sleep 5; if wait_for_server 500; then
+    < <({ sleep 5; if wait_for_server 500 screenshot; then
       sleep "$SETTLE"
       echo 'migrate_set_capability x-ignore-shared on'
       echo "migrate \"exec:cat > '$new/devices'\""
       echo info migrate
-    fi; echo quit) > "$new/log" 2>&1 9>&-
+    fi; echo quit; } 2> /dev/null) > "$new/log" 2>&1 9>&-
   grep -q 'Migration status: completed' "$new/log" || {
-    echo "$image did not boot, or has no server: $(tail -n 1 "$new/log")" >&2
+    echo "$image has not booted: $(error "$new/log")" >&2
     exit 1
   }
   mv "$new" "$state"
@@ -77,4 +79,7 @@ log=$state/$port.log
   -incoming defer "$@" <<< "migrate_set_capability x-ignore-shared on
 migrate_incoming \"exec:cat '$state/devices'\"") > "$log" 2>&1 &
 sleep .2
-wait_for_server 60 || { echo "no answer: $(tail -n 1 "$log")" >&2; exit 1; }
+wait_for_server 60 platform || {
+  echo "$port does not answer: $(error "$log")" >&2
+  exit 1
+}
