@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -178,10 +179,9 @@ def qemu(tmp_path):
   bin_ = tmp_path / 'bin'
   bin_.mkdir()
   log = tmp_path / 'log'
-  for name in ('pkill', 'qemu-img'):
-    _stub(bin_, name, f'echo {name} "$@" >> "{log}"')
+  _stub(bin_, 'qemu-img', f'echo qemu-img "$@" >> "{log}"')
   _stub(bin_, 'sleep', '')
-  _stub(bin_, 'pgrep', 'exit 1')
+  _stub(bin_, 'pgrep', f'echo pgrep "$@" >> "{log}"\ncat "{tmp_path}/pid" 2> /dev/null')
   _stub(bin_, 'curl', f'! [ -e "{tmp_path}/mute" ]')
   _stub(bin_, 'qemu-system-x86_64', f'''
 [ "$*" != --version ] || exec echo version 1
@@ -212,9 +212,9 @@ def _folders(image):
 
 def test_qemu_boots_once_and_then_restores(qemu):
   run, image = qemu
-  kill, create, boot, restore = run(str(image))
+  look, create, boot, restore = run(str(image))
   folder, = _folders(image)
-  assert kill.startswith('pkill -KILL ') and 'osworld-5001 ' in kill
+  assert look.endswith('^qemu-system-x86_64 -name osworld-5001 ')
   assert f'-b {image} {folder}.' in create
   assert 'share=on' in boot and boot.endswith('info migrate;quit;')
   for line in (boot, restore):
@@ -224,22 +224,30 @@ def test_qemu_boots_once_and_then_restores(qemu):
   assert 'share=off' in restore and f'{folder}/disk,if=virtio,snapshot=on' in (
       restore)
   again = run(str(image))
-  assert [x.split()[0] for x in again] == ['pkill', 'qemu']
+  assert [x.split()[0] for x in again] == ['pgrep', 'qemu']
   assert again[1] == restore
   run(str(image), '-bios', 'of UEFI')  # is another machine
   assert len(_folders(image)) == 2
   image.write_text('changed')
   run(str(image))
   assert len(_folders(image)) == 3
-  assert [x.split()[0] for x in run()] == ['pkill']  # ended, and no more
 
 
 def test_qemu_keeps_no_machine_that_did_not_boot(qemu):
   run, image = qemu
   (image.parent / 'mute').touch()
   lines = run(str(image), check=False)
-  assert [x.split()[0] for x in lines] == ['pkill', 'qemu-img', 'qemu']
+  assert {x.split()[0] for x in lines} == {'pgrep', 'qemu-img', 'qemu'}
   assert lines[-1].endswith('with quit;')
   (image.parent / 'mute').unlink()
   assert len(run(str(image))) == 4
   assert len(_folders(image)) == 1
+
+
+def test_qemu_ends_a_machine_that_hangs(qemu):
+  run, image = qemu
+  with subprocess.Popen(['/bin/sleep', '60']) as machine:
+    os.kill(machine.pid, signal.SIGSTOP)
+    (image.parent / 'pid').write_text(f'{machine.pid}\n')
+    assert len(run()) == 1
+    assert machine.wait(10) == -signal.SIGKILL

@@ -12,7 +12,7 @@ trap 'rm -rf --one-file-system "$work"' EXIT
 root=$work/root
 packages=(
   linux-image-amd64 systemd-sysv udev dbus-user-session libpam-systemd sudo
-  procps psmisc curl wget unzip jq socat
+  bc procps psmisc curl wget unzip jq socat
   xserver-xorg-core xserver-xorg-input-libinput xinit xauth x11-utils
   x11-xserver-utils xdg-utils openbox wmctrl xdotool xclip gnome-screenshot
   at-spi2-core libatk-adaptor libgail-common gir1.2-atspi-2.0 python3-pyatspi

@@ -20,8 +20,12 @@ set -euo pipefail
 port=${1##*:}
 n=$((port - 5000))
 this="^qemu-system-x86_64 -name osworld-$port "
-pkill -KILL -u "$UID" -f "$this" || true
-while pgrep -u "$UID" -f "$this" > /dev/null; do sleep .1; done
+for pid in $(pgrep -u "$UID" -f "$this"); do
+  kill -KILL "$pid"  # and wait until all of its threads have let go its ports
+  while grep -Eqs '^(State:.[^ZX]|Threads:.([2-9]|..))' "/proc/$pid/status"; do
+    sleep .1
+  done
+done
 [ $# -gt 1 ] || exit 0
 image=$(realpath "$2")
 shift 2
