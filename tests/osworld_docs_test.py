@@ -181,7 +181,9 @@ def qemu(tmp_path):
   log = tmp_path / 'log'
   _stub(bin_, 'qemu-img', f'echo qemu-img "$@" >> "{log}"')
   _stub(bin_, 'sleep', '')
-  _stub(bin_, 'pgrep', f'echo pgrep "$@" >> "{log}"\ncat "{tmp_path}/pid" 2> /dev/null')
+  _stub(bin_, 'pgrep', f'''
+echo pgrep "$@" >> "{log}"
+cat "{tmp_path}/pid" 2> /dev/null''')
   _stub(bin_, 'curl', f'! [ -e "{tmp_path}/mute" ]')
   _stub(bin_, 'qemu-system-x86_64', f'''
 [ "$*" != --version ] || exec echo version 1

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Restores a machine of QEMU, as env.arguments.reset_command:
 #   ('docs/osworld/qemu.sh', '{address}', '/path/to/Ubuntu.qcow2')
-# after apt-get install -y qemu-system-x86 qemu-utils curl procps; without
-# /dev/kvm it is far too slow. Without an image it ends the machine.
+# after apt-get install -y qemu-system-x86 qemu-utils curl procps. Without an
+# image it ends the machine. NEVER RUN with real KVM, nor with OSWorld's image,
+# but emulated (ACCEL=tcg), with that of image.sh: docs/osworld.md.
 #
 # The first call boots the image, which is never written to, until OSWorld's
 # server takes pictures and SETTLE seconds are over, and keeps memory and disk
 # in a folder beside it: from there every call starts its machine, at any
-# address. What a machine writes goes into memory and unlinked files.
+# address. What a machine writes goes into memory and unlinked files. The folder
+# is for these options, this image and this QEMU, and can be deleted at rest.
 #
 # The address http://127.0.0.1:5000 + n has Chrome's port at 9222 + n and VLC's
 # at 8080 + n, on loopback only: whoever reaches port 5000 can run programs in
