@@ -5,8 +5,10 @@ import os
 import pathlib
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 
 from absl import flags
 from ml_collections import config_flags
@@ -164,3 +166,90 @@ def test_scripts_that_restore(tmp_path, script, calls):
     assert all(x in lines[1] for x in (
         f'{given}:/System.qcow2:ro', '127.0.0.1:5001:5000',
         '127.0.0.1:9223:9222', '127.0.0.1:8081:8080'))
+
+
+def _stub(folder, name, body):
+  (folder / name).write_text(f'#!/bin/bash\n{body}\n')
+  (folder / name).chmod(0o755)
+
+
+@pytest.fixture
+def qemu(tmp_path):
+  """Runs qemu.sh with stubs that log; returns what it did, and its folder."""
+  bin_ = tmp_path / 'bin'
+  bin_.mkdir()
+  log = tmp_path / 'log'
+  _stub(bin_, 'qemu-img', f'echo qemu-img "$@" >> "{log}"')
+  _stub(bin_, 'sleep', '')
+  _stub(bin_, 'pgrep', f'''
+echo pgrep "$@" >> "{log}"
+cat "{tmp_path}/pid" 2> /dev/null''')
+  _stub(bin_, 'curl', f'! [ -e "{tmp_path}/mute" ]')
+  _stub(bin_, 'qemu-system-x86_64', f'''
+[ "$*" != --version ] || exec echo version 1
+line="qemu $* with $(tr '\\n' ';')"  # what its monitor was told
+echo "$line" >> "{log}"
+[[ $line != *"info migrate"* ]] || echo Migration status: completed''')
+  image = tmp_path / "a machine.qcow2"
+  image.write_text('')
+
+  def run(*arguments, check=True):
+    log.write_text('')
+    subprocess.run(
+        [str(_DOCS / 'osworld/qemu.sh'), 'http://127.0.0.1:5001', *arguments],
+        check=check, env={**os.environ, 'PATH': f'{bin_}:{os.environ["PATH"]}'})
+    deadline = time.monotonic() + 10
+    while arguments and 'share=off' not in log.read_text() and (
+        check and time.monotonic() < deadline):
+      time.sleep(.01)  # the machine is left to itself
+    return log.read_text().splitlines()
+
+  return run, image
+
+
+def _folders(image):
+  return sorted(x for x in image.parent.iterdir()
+                if x.is_dir() and x.name.startswith(image.name))
+
+
+def test_qemu_boots_once_and_then_restores(qemu):
+  run, image = qemu
+  look, create, boot, restore = run(str(image))
+  folder, = _folders(image)
+  assert look.endswith('^qemu-system-x86_64 -name osworld-5001 ')
+  assert f'-b {image} {folder}.' in create
+  assert 'share=on' in boot and boot.endswith('info migrate;quit;')
+  for line in (boot, restore):
+    assert all(x in line for x in (
+        '-name osworld-5001 ', 'tcp:127.0.0.1:5001-:5000',
+        'tcp:127.0.0.1:9223-:9222', 'tcp:127.0.0.1:8081-:8080'))
+  assert 'share=off' in restore and f'{folder}/disk,if=virtio,snapshot=on' in (
+      restore)
+  again = run(str(image))
+  assert [x.split()[0] for x in again] == ['pgrep', 'qemu']
+  assert again[1] == restore
+  run(str(image), '-bios', 'of UEFI')  # is another machine
+  assert len(_folders(image)) == 2
+  image.write_text('changed')
+  run(str(image))
+  assert len(_folders(image)) == 3
+
+
+def test_qemu_keeps_no_machine_that_did_not_boot(qemu):
+  run, image = qemu
+  (image.parent / 'mute').touch()
+  lines = run(str(image), check=False)
+  assert {x.split()[0] for x in lines} == {'pgrep', 'qemu-img', 'qemu'}
+  assert lines[-1].endswith('with quit;')
+  (image.parent / 'mute').unlink()
+  assert len(run(str(image))) == 4
+  assert len(_folders(image)) == 1
+
+
+def test_qemu_ends_a_machine_that_hangs(qemu):
+  run, image = qemu
+  with subprocess.Popen(['/bin/sleep', '60']) as machine:
+    os.kill(machine.pid, signal.SIGSTOP)
+    (image.parent / 'pid').write_text(f'{machine.pid}\n')
+    assert len(run()) == 1
+    assert machine.wait(10) == -signal.SIGKILL

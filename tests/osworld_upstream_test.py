@@ -6,7 +6,8 @@
 
 OSWorld's package prepares and evaluates them. None of them downloads a file.
 With STEP_JAX_OSWORLD_ADDRESS they are played there, on a machine that the
-command STEP_JAX_OSWORLD_RESTORE restores, such as docs/osworld/server.sh.
+command STEP_JAX_OSWORLD_RESTORE restores, such as docs/osworld/server.sh, and
+where programs start slowly, STEP_JAX_OSWORLD_SETTLE gives them seconds.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ _OSWORLD = os.environ.get('STEP_JAX_OSWORLD')
 _PYTHON = os.environ.get('STEP_JAX_DESKTOP_ENV_PYTHON')
 _ADDRESS = os.environ.get('STEP_JAX_OSWORLD_ADDRESS')
 _RESTORE = shlex.split(os.environ.get('STEP_JAX_OSWORLD_RESTORE', ''))
+_SETTLE = float(os.environ.get('STEP_JAX_OSWORLD_SETTLE', '0'))
 _WINDOW = 'GNU Image Manipulation Program'  # where keys go
 _FOLDERS = {'vlc': '~/.config/vlc', 'gimp': '~/.config/GIMP/2.10'}
 
@@ -96,7 +98,7 @@ def made_env():
   with contextlib.closing(env_lib.OSWorldEnv(
       paths, evaluator='desktop_env', desktop_env_python=_PYTHON,
       addresses=(_ADDRESS,) if _ADDRESS else (), reset_command=_RESTORE,
-      read_tree=False)) as env:
+      read_tree=False, settle_after_reset=_SETTLE)) as env:
     yield env
 
 
