@@ -488,6 +488,27 @@ def test_an_application_that_does_not_start(env, fake, monkeypatch):
     reset(env, 'write')
 
 
+@pytest.mark.parametrize('tree', ['', '<a', '<desktop-frame/>'])
+def test_pictures_need_no_elements(folder, fake, tmp_path, monkeypatch, tree):
+  """OSWorld's server cannot read every program; VLC has no elements."""
+  monkeypatch.setattr(env_lib.looks, '_START_SECONDS', 0.)
+  env = make(folder, fake, screenshots=tmp_path / 'shots', read_tree=False)
+  fake.on_reset = lambda: None
+  fake.tree = tree
+  if not tree:
+    fake.failures['/accessibility'] = ['error'] * 3
+  reset(env, 'write')
+  click = actions.Action(kind='click', point=(.5, .5))
+  assert env.step(click)[0]['screenshot'] == 1
+  assert env.step(actions.Action(kind='done'))[1:3] == (0., True)
+  with pytest.raises(DesktopError):  # whose solution names elements
+    reset(env, 'write', expert=True)
+  fake.failures['/screenshot'] = ['drop'] * 3
+  with pytest.raises(DesktopError, match='/screenshot'):
+    reset(env, 'write')
+  env.close()
+
+
 def test_a_pool_retries_what_broke(folder, fake):
   """A garbled look and a lost action cost two workers and no reward."""
   fake.failures['/accessibility'] = ['garbage']

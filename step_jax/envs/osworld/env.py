@@ -78,8 +78,9 @@ class OSWorldEnv(gymnasium.Env):
       replaced.
     screenshots: a folder for pictures of every step; empty takes none.
     max_screenshot_size: see `pictures.ScreenshotStore`.
-    read_tree: False reads the screen's elements at the beginning only, and for
-      a scripted solution: for policies that look at pictures.
+    read_tree: False reads the screen's elements at the beginning only, if they
+      can be read, and for a scripted solution: for policies that look at
+      pictures.
     password: of the desktop's user, for tasks that name {CLIENT_PASSWORD}.
     render_mode: 'rgb_array' lets `render` return a picture.
 
@@ -238,10 +239,10 @@ class OSWorldEnv(gymnasium.Env):
         client, parts, screen_size=self._machine.screen_size,
         pause=self._pause)
     time.sleep(self._pause)
-    if self._read_tree or self._expert:
+    if self._reads_elements:
       self._read()
     else:
-      self._screen = base.make_screen(self._task.instruction, ())
+      self._see_nothing()
     self._finish_look()
 
   def _finish_look(self) -> None:
@@ -261,14 +262,28 @@ class OSWorldEnv(gymnasium.Env):
         verbs=elements.VERBS)
     return self._tree
 
+  @property
+  def _reads_elements(self) -> bool:
+    return self._read_tree or self._expert
+
+  def _see_nothing(self) -> None:
+    """A screen without elements; a picture may show what it likes."""
+    self._tree = elements.Tree((), scroll_point=(.5, .5))
+    self._screen = base.make_screen(self._task.instruction, ())
+
   def _wait_for_windows(self) -> None:
     """Waits until what the task starts is there, and stands still."""
     starts = any(step['type'] in ('launch', 'open')
                  for step in self._task.config)
-    if not looks.settle(self._read, starts=starts, pause=_LOOK_PAUSE):
-      raise client_lib.DesktopError(
-          f'{self._machine.client.address}: {self._task.id} shows no window in '
-          'time')
+    try:
+      if not looks.settle(self._read, starts=starts, pause=_LOOK_PAUSE):
+        raise client_lib.DesktopError(
+            f'{self._machine.client.address}: {self._task.id} shows no window '
+            'in time')
+    except client_lib.DesktopError:
+      if self._reads_elements:
+        raise
+      self._see_nothing()  # there are windows without elements
     self._finish_look()
 
   def _observation(self) -> base.Observation:
