@@ -1,4 +1,5 @@
 """Quick environments, well-behaved and otherwise, for tests of the host."""
+import contextlib
 import os
 import pathlib
 import shutil
@@ -188,6 +189,20 @@ def start_children() -> None:
   """Starts processes like a browser's: a child, and an orphan elsewhere."""
   subprocess.Popen(['sleep', '1000'])
   subprocess.run(['setsid', 'sh', '-c', 'sleep 1000 &'], check=True)
+
+
+class OrphanEnv(CountEnv):
+  """Leaves an orphan behind at each reset, and tells how many have died."""
+
+  def reset(self, **kwargs):
+    subprocess.run(['sh', '-c', 'true &'], check=True)
+    observation, _ = super().reset(**kwargs)
+    dead = 0
+    for path in pathlib.Path('/proc').glob('[0-9]*/stat'):
+      with contextlib.suppress(OSError):  # it has ended
+        dead += path.read_text().rpartition(')')[2].split()[:2] == [
+            'Z', str(os.getpid())]
+    return observation, {'dead': dead}
 
 
 class BrowserEnv(CountEnv):

@@ -186,6 +186,15 @@ def test_expert_jobs_get_the_expert_action():
   assert sorted(seen) == [(0, ['expert_action'])] * 2 + [(1, [])] * 2
 
 
+def test_what_an_environment_leaves_dead_is_reaped():
+  dead = []
+  with _pool(fake_envs.OrphanEnv, num_workers=1) as pool:
+    _play(pool, _jobs(*[0] * 20), lambda event: dead.append(
+        event.info.get('dead', 0)))
+    assert pool.num_failures == 0
+  assert 0 < max(dead) < 5
+
+
 @_on_both
 def test_a_slow_environment_holds_up_nobody(tmp_path):
   make_env = _faulty(tmp_path / 'marks', _7=('slow', 1))

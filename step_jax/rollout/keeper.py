@@ -280,7 +280,7 @@ def _descendants(root: int, *, spare: Collection[int]) -> list[int]:
 
 def _work(make_env: Callable[[], Any], channel: Channel) -> None:
   """Serves one environment until the pool's process closes the channel."""
-  env = None
+  env, dead = None, None
   try:
     channel.send(('started', os.getpid()))
     try:
@@ -291,6 +291,8 @@ def _work(make_env: Callable[[], Any], channel: Channel) -> None:
     channel.send(('ready',))
     while True:
       for command, argument in channel.receive():
+        if command == 'reset':
+          dead = _reap(dead)
         try:   # That it cannot be pickled is the environment's fault, too.
           channel.send(('result', *_execute(env, command, argument)))
         except Exception as error:
@@ -298,6 +300,27 @@ def _work(make_env: Callable[[], Any], channel: Channel) -> None:
   except (EOFError, ConnectionError):
     if env is not None:
       env.close()
+
+
+def _reap(dead: int | None) -> int | None:
+  """Reaps orphans that a worker has adopted; an environment, its own children.
+
+  Args:
+    dead: what this returned an episode ago: who has started it has had the time
+      to ask how it ended.
+
+  Returns:
+    A child that is dead now, None if there is none.
+  """
+  if not _LINUX:
+    return None   # Nothing was adopted.
+  with contextlib.suppress(ChildProcessError):
+    while child := os.waitid(
+        os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+      if child.si_pid != dead:
+        return child.si_pid
+      os.waitpid(child.si_pid, 0)
+  return None
 
 
 def _execute(env: Any, command: str, argument: Any) -> tuple[Any, ...]:
