@@ -37,6 +37,11 @@ _IN_SENTENCES = sorted({' '.join(words.split()) for words in re.findall(
     re.sub(r'```bash\n.*?```', '', _PAGE, flags=re.DOTALL))})
 
 
+def _stub(folder, name, body):
+  (folder / name).write_text(f'#!/bin/bash\n{body}\n')
+  (folder / name).chmod(0o755)
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch, own_leases):
   """A folder in which the commands find what they name."""
@@ -44,8 +49,7 @@ def place(tmp_path, monkeypatch, own_leases):
   monkeypatch.setattr(machines, '_LEASE_SECONDS', 0.)
   monkeypatch.setattr(env_lib, '_LOOK_PAUSE', 0.)
   (tmp_path / 'UI-TARS').mkdir()
-  (tmp_path / 'restore.sh').write_text('#!/bin/sh\necho "$1" >> restored\n')
-  (tmp_path / 'restore.sh').chmod(0o755)
+  _stub(tmp_path, 'restore.sh', 'echo "$1" >> restored')
   examples = tmp_path / 'evaluation_examples'
   osworld_env_test.make_osworld(examples)
   (examples / 'test_success_uitars1.5_wo_impossible.json').write_text(
@@ -151,9 +155,7 @@ def test_commands_in_sentences(command, monkeypatch):
                    'vmrun -T ws start /my vm.vmx nogui'])])
 def test_scripts_that_restore(tmp_path, script, calls):
   for name in ('docker', 'vmrun'):
-    (tmp_path / name).write_text(
-        f'#!/bin/sh\necho {name} "$@" >> "{tmp_path}/log"\n')
-    (tmp_path / name).chmod(0o755)
+    _stub(tmp_path, name, f'echo {name} "$@" >> "{tmp_path}/log"')
   given = tmp_path / 'given'
   given.write_text('http://h:5000 /other.vmx\nhttp://h:5001 /my vm.vmx\n')
   run = [str(_DOCS / 'osworld' / script), 'http://h:5001', str(given)]
@@ -166,11 +168,6 @@ def test_scripts_that_restore(tmp_path, script, calls):
     assert all(x in lines[1] for x in (
         f'{given}:/System.qcow2:ro', '127.0.0.1:5001:5000',
         '127.0.0.1:9223:9222', '127.0.0.1:8081:8080'))
-
-
-def _stub(folder, name, body):
-  (folder / name).write_text(f'#!/bin/bash\n{body}\n')
-  (folder / name).chmod(0o755)
 
 
 @pytest.fixture

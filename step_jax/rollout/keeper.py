@@ -292,7 +292,7 @@ def _work(make_env: Callable[[], Any], channel: Channel) -> None:
     while True:
       for command, argument in channel.receive():
         if command == 'reset':
-          dead = _reap(dead)
+          dead = _reap_orphan(dead)
         try:   # That it cannot be pickled is the environment's fault, too.
           channel.send(('result', *_execute(env, command, argument)))
         except Exception as error:
@@ -302,15 +302,16 @@ def _work(make_env: Callable[[], Any], channel: Channel) -> None:
       env.close()
 
 
-def _reap(dead: int | None) -> int | None:
-  """Reaps orphans that a worker has adopted; an environment, its own children.
+def _reap_orphan(dead: int | None) -> int | None:
+  """Reaps a dead child that nobody asked about: an orphan, adopted here.
+
+  An environment waits for its own children itself; they have an episode for it.
 
   Args:
-    dead: what this returned an episode ago: who has started it has had the time
-      to ask how it ended.
+    dead: what this returned an episode ago.
 
   Returns:
-    A child that is dead now, None if there is none.
+    The first child that is dead now, None if there is none.
   """
   if not _LINUX:
     return None   # Nothing was adopted.
