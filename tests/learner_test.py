@@ -731,6 +731,16 @@ def test_deal_keeps_trajectories_together(num_minibatches):
   assert num_minibatches == 1 or len(seen) == 10
 
 
+@pytest.mark.parametrize('size', [0, 1, 2, 3, 1000, 1024, 1025, 70_000])
+def test_a_stable_order_is_that_of_numpy(size):
+  rng = np.random.default_rng(size)
+  for most in (3, 1 << 16, 1 << 32):
+    keys = rng.integers(most, size=size, dtype=np.uint32)
+    order = jax.jit(learner_lib._stable_order)(keys)
+    assert order.dtype == jnp.int32
+    np.testing.assert_array_equal(order, np.argsort(keys, kind='stable'))
+
+
 def test_rows_computed_stay_near_the_useful_ones():
   """Under 1.25 from 300 rows on, whatever the split; K = 8, defaults."""
   rng = np.random.default_rng(0)

@@ -185,9 +185,9 @@ def _deal(
   # Of units that draw the same 31 bits, the rows stay together as one unit's.
   drawn = jax.random.bits(rng_key, (size,), jnp.uint32) >> 1
   position = jnp.arange(size, dtype=jnp.int32)
-  priority, order = jax.lax.sort(
-      (jnp.where(useful, drawn[units], jnp.uint32(1 << 31)), position),
-      num_keys=1)
+  priority = jnp.where(useful, drawn[units], jnp.uint32(1 << 31))
+  order = _stable_order(priority)
+  priority = priority[order]
   count = jnp.sum(useful)
   is_first = jnp.concatenate(
       [jnp.ones(1, bool), priority[1:] != priority[:-1]])
@@ -197,6 +197,22 @@ def _deal(
   part = jnp.where(position < count, part, num_minibatches)
   bounds = jnp.searchsorted(part, jnp.arange(num_minibatches + 1))
   return Deal(order, bounds.astype(jnp.int32))
+
+
+def _stable_order(keys: chex.Array) -> chex.Array:
+  """`argsort(keys)` of uint32, equal ones as they come; all sizes below 2^31.
+
+  XLA sorts one array on a CPU in a sixth of the time that it takes for two. So
+  digits of the keys, the lowest first, are sorted with the positions below them
+  in the same 32 bits.
+  """
+  position = jnp.arange(keys.shape[0], dtype=jnp.uint32)
+  position_bits = max(keys.shape[0] - 1, 1).bit_length()
+  order = position
+  for shift in range(0, 32, 32 - position_bits):
+    digit = keys[order] >> shift << position_bits  # what is above falls out
+    order = order[jnp.sort(digit | position) & ((1 << position_bits) - 1)]
+  return order.astype(jnp.int32)
 
 
 def _loop(
