@@ -1,6 +1,6 @@
 """Credit assignment beside writing an [N, L] array at all.
 
-  python benchmarks/credit_assignment.py
+  python benchmarks/credit_assignment.py [--verl]
 
 N = 23,295 step rows of L = 256 tokens. Ours goes from outcomes to the success
 record, the advantages of every step sample and the order in which the learner
@@ -14,8 +14,12 @@ glibc maps what is above 32 MB anew at each call, in JAX as in torch.
 
 Then the same half-round, and the proposal before it, at other sizes: N tasks
 from 10^2 to 10^6, B trajectories of 15 steps from 10^2 to 10^5.
+
+`--verl` times that half-round and, in turns, what verl calls for the advantages
+alone, which it writes as [N, L]; verl 0.9.1 has to be in the environment.
 """
 
+import argparse
 import functools
 import resource
 import time
@@ -111,9 +115,33 @@ def _sweep(rng, tasks, slots):
         f'{propose:.2f} ms, credit {credit:.2f} ms')
 
 
+def _beside_verl(rng, turns=40):
+  """Prints the times of both, medians of calls in turns."""
+  import torch
+  from verl.trainer.ppo import core_algos
+  returns = np.repeat(rng.random(_ROWS // _STEPS) < 0.4, _STEPS)
+  mask = torch.ones(_ROWS, _TOKENS)
+  rewards = torch.zeros(_ROWS, _TOKENS)
+  rewards[:, -1] = torch.tensor(returns, dtype=torch.float32)
+  groups = np.arange(_ROWS) // (_GROUP * _STEPS)
+  arguments = _round(rng, _TASKS, _ROWS // _STEPS)
+  times = np.array([
+      [_milliseconds(_credit, *arguments, calls=5), _milliseconds(
+          core_algos.compute_grpo_vectorized_outcome_advantage, rewards, mask,
+          groups, calls=5)] for _ in range(turns)])
+  ours, theirs = np.median(times, 0)
+  print(f'counts to dealt rows {ours:.2f} ms, verl\'s advantages alone '
+        f'{theirs:.2f} ms, ratio {ours / theirs:.2f} '
+        f'({turns} turns: {np.median(times[:, 0] / times[:, 1]):.2f})')
+
+
 def main():
   """Prints both times and their ratio."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--verl', action='store_true')
   rng = np.random.default_rng(0)
+  if parser.parse_args().verl:
+    return _beside_verl(rng)
   arguments = _round(rng, _TASKS, _ROWS // _STEPS)
   memory = _credit.lower(*arguments).compile().memory_analysis()
   print(f'temporaries and results '
