@@ -127,6 +127,10 @@ def test_ids_out_of_range_count_nowhere():
       step_jax.success_weighted_advantages, step_jax.success_rate_advantages):
     np.testing.assert_array_equal(
         function(won, ids, rates), function(won, ids, rates, where=known))
+  batch = functools.partial(
+      step_jax.batch_normalised_advantages, won, ids, rates)
+  np.testing.assert_array_equal(batch(), batch(where=known))
+  assert not np.asarray(batch())[~known].any()
   for function in (step_jax.group_relative_advantages,
                    step_jax.leave_one_out_advantages):
     actual = function(won, ids, num_groups=2)
