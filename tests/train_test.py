@@ -32,6 +32,7 @@ from experiments import warm_start
 from experiments import worlds
 from step_jax.algorithm import methods
 from step_jax.rollout import episodes
+from step_jax.rollout import keeper
 from step_jax.rollout import redrawing
 from step_jax.rollout import workers
 from step_jax.runs import episodes as episodes_lib
@@ -915,6 +916,16 @@ def test_a_mistake_in_the_world_is_the_users(tmp_path, monkeypatch):
   monkeypatch.setattr(
       worlds, 'make_pool', lambda world, config: Pool(world.make_env))
   with pytest.raises(checks.UserError, match='expected a known task'):
+    train.train(_config(), tmp_path)
+
+
+def test_a_keeper_that_does_not_start_is_told(tmp_path, monkeypatch):
+  """As where TMPDIR takes no folder."""
+  monkeypatch.setattr(keeper, '__file__', os.devnull)
+  monkeypatch.setattr(
+      worlds, 'make_pool', lambda world, config: workers.WorkerPool(
+          world.make_env, num_workers=1, step_timeout=20.))
+  with pytest.raises(checks.RunError, match='keeps the workers was killed'):
     train.train(_config(), tmp_path)
 
 
