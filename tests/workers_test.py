@@ -670,8 +670,12 @@ def test_a_pool_that_is_dropped_closes_itself():
 
 
 def test_a_killed_keeper_is_reported(token, tmp_path):
-  with _pool() as pool:
+  """While a worker hangs, which goes with it."""
+  with _pool(_faulty(tmp_path / 'marks', _1='hang')) as pool:
     pids = _wait_for_workers(pool)
+    pool.submit(_jobs(1))
+    event, = pool.wait(_LIMIT)
+    pool.act(event.worker, 0)
     keeper_pid, = _processes(token).keys() - pids
     os.kill(keeper_pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match='keeps the workers was killed'):
