@@ -308,6 +308,32 @@ def test_a_browser_is_renewed_before_it_has_grown(env, monkeypatch):
 
 
 @chromium
+def test_fifty_resets_that_fail_after_loading_leave_nothing(env, monkeypatch):
+  """Whatever fails then is not the browser, which goes on."""
+  def look():
+    folder, pid = env._browser._folder.name, env._browser._service.process.pid
+    return (folder, len(_processes_with(folder)), len(os.listdir(
+        '/proc/self/fd')), len(os.listdir(f'/proc/{pid}/fd')))
+
+  def fail(report):
+    raise KeyError(report['instruction'])
+
+  observation, _ = _reset(env, 'enter-text')
+  before = look()
+  with monkeypatch.context() as patch:
+    patch.setattr(env, '_read', fail)
+    for _ in range(50):
+      with pytest.raises(KeyError):
+        _reset(env, 'enter-text')
+  assert look() == before
+  again, info = _reset(env, 'enter-text', expert=True)
+  _assert_same([observation], [again])
+  while not any((result := env.step(info['expert_action']))[2:4]):
+    info = result[4]
+  assert result[1] == 1
+
+
+@chromium
 def test_closing_leaves_nothing_behind(monkeypatch, tmp_path):
   monkeypatch.setattr(browser.tempfile, 'tempdir', str(tmp_path))
   env = miniwob.MiniWobEnv(['click-test'])
