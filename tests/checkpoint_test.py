@@ -389,6 +389,24 @@ def test_none_is_removed_before_the_next_is_known_to_be_good(
   assert sorted(os.listdir(saved)) == ['2', '3']
 
 
+def test_one_is_on_the_disk_before_it_has_its_name(
+    tmp_path, opened, states, monkeypatch):
+  checkpoints, _ = opened()
+  synced, fsync, rename = [], os.fsync, pathlib.Path.rename
+
+  def note(path, target):
+    if target.name == '1':
+      assert {x.stat().st_ino for x in (path, *path.rglob('*'))} <= set(synced)
+      synced.clear()
+    return rename(path, target)
+
+  monkeypatch.setattr(os, 'fsync', lambda descriptor: (
+      synced.append(os.fstat(descriptor).st_ino), fsync(descriptor)))
+  monkeypatch.setattr(pathlib.Path, 'rename', note)
+  checkpoints.save(1, states[1])
+  assert synced == [(tmp_path / 'ck').stat().st_ino]  # the name
+
+
 def test_shapes_are_enough_of_a_template(saved, opened, states):
   assert saved.exists()
   checkpoints, _ = opened()

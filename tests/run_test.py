@@ -236,11 +236,18 @@ def _assert_same_run(actual, expected):
     assert (actual / name).read_text() == (expected / name).read_text()
 
 
-def test_a_failing_worker_changes_nothing_but_the_counts(
+def test_a_full_disk_and_a_failing_worker_change_nothing_but_the_counts(
     place, launch, reference):
+  command = (*_train(place / 'again')[:-2], '--config.eval_every=1',
+             '--config.num_rounds=1')
+  process = launch('sh', '-c', 'ulimit -f 8; exec "$@"', 'sh', *command)
+  _, errors = process.communicate(timeout=_LIMIT)  # no file above 4 KiB
+  assert process.returncode == 1
+  sentence, = errors.splitlines()
+  assert 'checkpoints/0 cannot be written (File too large)' in sentence
+
   (place / 'fake' / 'once').touch()
-  process = launch(*_train(place / 'again')[:-2], '--config.eval_every=1',
-                   '--config.num_rounds=1')
+  process = launch(*command)
   output = process.communicate(timeout=_LIMIT)
   assert process.returncode == 0, output
   assert not (place / 'fake' / 'once').exists()
