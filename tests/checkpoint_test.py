@@ -83,6 +83,7 @@ def _assert_same(actual, expected):
 
 
 def test_what_is_saved_comes_back_bit_for_bit(saved, opened, states):
+  """slime #1547, maxdiffusion #484: moments and a schedule's count, too."""
   assert saved.exists()
   checkpoints, sentences = opened()
   num_rounds, state = checkpoints.restore(states[0])
@@ -382,6 +383,7 @@ def test_a_full_disk_is_a_sentence_and_costs_nothing(
 
 def test_none_is_removed_before_the_next_is_known_to_be_good(
     saved, opened, states, monkeypatch):
+  """verl #4873: the old one was deleted first."""
   checkpoints, _ = opened()
   monkeypatch.setattr(checkpoints, '_read', lambda *_: states[3])
   with pytest.raises(files.WriteError, match='reads otherwise'):
@@ -449,6 +451,7 @@ print('found', flush=True)
 
 
 def test_four_devices_save_and_one_resumes_and_back(tmp_path, opened):
+  """orbax #648: another number of devices."""
   command = sys.executable, '-c', _FOUR_DEVICES, str(tmp_path / 'ck')
   environ = os.environ | {
       'XLA_FLAGS': '--xla_force_host_platform_device_count=4',

@@ -417,7 +417,7 @@ def test_foul_padding_changes_neither_value_nor_gradient(foul):
 
 
 def test_rows_without_advantage_are_neither_computed_nor_counted():
-  """Valid rows of advantage 0 are as if they were not there."""
+  """trl #6365: valid rows of advantage 0 are as if they were not there."""
   batch = examples.round_batch(9, 256, 12)
   singles, groups = batch.singles, batch.groups
   zero, zero_groups = np.arange(256) % 8 != 0, np.arange(12) % 2 == 0
@@ -480,7 +480,7 @@ def test_one_compilation_for_rounds_of_any_number_of_samples():
 
 @pytest.mark.parametrize('kind', ['masked', 'advantage 0', 'foul'])
 def test_a_round_without_signal_leaves_everything(kind):
-  """Momentum and weight decay from earlier rounds included."""
+  """trl #5588: momentum and weight decay from earlier rounds included."""
   learner = _learner('adamw')
   state, _ = _update(learner, examples.round_batch(12, 20, 6))
   before = _copy(state)

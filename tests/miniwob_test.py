@@ -116,6 +116,20 @@ def test_missing_packages_are_one_sentence(monkeypatch):
     browser.find_programs()
 
 
+@pytest.mark.parametrize('user, sandbox', [(0, False), (1000, True)])
+def test_the_flags_of_a_browser(monkeypatch, user, sandbox):
+  """MiniWoB-plusplus #90: DevToolsActivePort file doesn't exist.
+
+  So says a driver that waits for a port, of a browser that did not start: root
+  has no sandbox, and /dev/shm may be small.
+  """
+  monkeypatch.setattr(os, 'geteuid', lambda: user)
+  flags = browser.make_flags('folder')
+  assert ('--no-sandbox' not in flags) == sandbox
+  assert {'--headless', '--remote-debugging-pipe', '--disable-dev-shm-usage',
+          '--user-data-dir=folder/profile'} <= {*flags}
+
+
 # With a browser, one for all of these.
 
 
@@ -191,6 +205,7 @@ def test_an_episode_ends_with_its_last_observation(env):
 
 @chromium
 def test_doing_nothing_succeeds_at_no_task():
+  """android_world #315."""
   env = miniwob.MiniWobEnv(TASKS, max_steps=1)
   nothing = np.array([-1, 0, 0]), actions.Action(kind='done')
   for task_id, action in itertools.product(range(len(TASKS)), nothing):

@@ -97,12 +97,22 @@ def test_16_bits_are_summed_in_32(dtype):
     [0, 1e-25], [0, 1e-37, 0], [1, 1.00001, 1], [1e18, -1e18, 3e18],
     [1, np.nextafter(np.float32(1), 2)]])
 def test_groups_of_little_spread_against_float64(values):
+  """verl #6348: small differences against a large mean."""
   returns = np.repeat(np.array(values, np.float32), 50)
   exact = returns.astype(np.float64)
   actual = jax.jit(RELATIVE)(returns, np.zeros(returns.size, int))
   np.testing.assert_allclose(
       actual, (exact - exact.mean()) / exact.std(ddof=1), rtol=1e-4,
       atol=1e-6)
+
+
+def test_the_groups_of_verl_6348():
+  """verl #6348: two groups, each of a small difference."""
+  returns = np.array([1, 1.00001, 2, 2.00001], np.float32)
+  actual = step_jax.group_relative_advantages(
+      returns, np.array([0, 0, 1, 1]), num_groups=2)
+  np.testing.assert_allclose(
+      actual, np.array([-1, 1, -1, 1]) / np.sqrt(2), rtol=1e-6)
 
 
 def test_gigpo_of_a_thousand_steps_against_float64():
@@ -217,7 +227,10 @@ def test_the_loss_selects_before_it_subtracts():
 
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
 def test_the_first_ratio_is_one_in_16_bits(dtype):
-  """Then the loss is minus the mean advantage, to float32's precision."""
+  """Then the loss is minus the mean advantage, to float32's precision.
+
+  alf #1795.
+  """
   rng = np.random.default_rng(0)
   logs = jnp.asarray(-9 * rng.random((50, 3)), dtype)
   advantages = rng.random(50).astype(np.float32)
@@ -229,7 +242,10 @@ def test_the_first_ratio_is_one_in_16_bits(dtype):
 
 
 def test_a_base_task_that_is_also_a_replacement_is_one_group():
-  """Task 0 has its own slots and one of task 1's, as SR-Traj may give it."""
+  """Task 0 has its own slots and one of task 1's, as SR-Traj may give it.
+
+  Search-R1 #88.
+  """
   trajectory = examples.trajectory(0, [0, 0, 1, 0], 3)
   trajectory = trajectory.replace(
       returns=np.array([1, 0, 1, 0], np.float32), valid=np.ones(4, bool),

@@ -299,6 +299,7 @@ def test_an_episode_is_played_again(run, change, sentence):
 
 
 def test_rounds_that_are_added_equal_those_of_one_run(run, tmp_path, capsys):
+  """verl #5725, #7401: what is resumed at its end does nothing."""
   train.train(_config(num_rounds=2, eval_every=2), tmp_path)
   assert len(_rows(tmp_path)) == 2
   train.train(_config(num_rounds=5, eval_every=2), tmp_path)
@@ -510,7 +511,10 @@ def test_every_sampler_runs_and_is_resumed(tmp_path, sampler):
 
 def test_with_a_lag_a_round_is_played_by_the_parameters_before(
     tmp_path, monkeypatch):
-  """Meanwhile or not: it is the same run, also when it is resumed."""
+  """Meanwhile or not: it is the same run, also when it is resumed.
+
+  prime-rl #3299, slime #1547, maxdiffusion #484.
+  """
   options = {'lag': 1, 'optimizer.importance_cap': 2., 'num_rounds': 4,
              'optimizer.warmup_rounds': 1, 'optimizer.decay_rounds': 4,
              'eval_every': 2, 'eval_episodes': 1}
@@ -722,6 +726,32 @@ def test_a_round_has_keys_of_its_own_and_groups_of_half_a_group(
 def _same(a, b):
   return all(x.tobytes() == y.tobytes() for x, y in zip(
       jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def test_rounds_without_a_success_teach_nothing(tmp_path, monkeypatch):
+  """cua-lite #32: all but the first; the run ends well all the same."""
+  step = fake_world.ButtonEnv.step
+
+  def fail(self, action):
+    observation, reward, *rest = step(self, action)
+    if self._phase == 'training' and metrics.read_metrics(tmp_path):
+      reward = 0.
+    return observation, reward, *rest
+
+  monkeypatch.setattr(fake_world.ButtonEnv, 'step', fail)
+  rounds = _spy_on_rounds(monkeypatch)
+  train.train(_config(num_rounds=4), tmp_path)
+  first, *rows = _rows(tmp_path)
+  assert first['success_rate'] > 0 and first['optimizer_steps'] > 0
+  for row in rows:
+    assert row['success_rate'] == row['optimizer_steps'] == row['loss'] == 0
+  assert not _same(rounds[0][0], rounds[1][0])
+  assert _same(rounds[1][0], rounds[3][0])
+  record = np.load(tmp_path / 'success_rates.npy')
+  seen = np.array([row['slots_per_task'] for row in rows]) > 0
+  falls = np.diff(record, axis=0) < 0
+  np.testing.assert_array_equal(falls, seen & (record[:-1] > 0))
+  assert falls.any() and (tmp_path / 'evaluation.json').exists()
 
 
 def test_steps_that_are_not_finite_are_skipped(
