@@ -4,8 +4,9 @@
 
 A run is killed (SIGKILL) while it collects, updates, saves, evaluates or
 reports, at a random moment of a random call, and resumed by the same command
-each time. Its metrics, record, evaluations and last checkpoint have to equal,
-bit for bit, those of a run that nobody disturbed. Ends with 1 if they do not.
+each time, until so many were killed. Its metrics, record, evaluations and last
+checkpoint have to equal, bit for bit, those of a run that nobody disturbed.
+Ends with 1 if they do not, or if anything but the signal ended a run.
 """
 
 import argparse
@@ -22,19 +23,21 @@ import threading
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_ROOT))
 
+from configs import osworld
+from experiments import evaluating
+from experiments import rounds
+from experiments import train
+from step_jax.runs import checkpoint
+
 _CLOCKS = {'seconds', 'rollout_seconds', 'update_seconds', 'compilations'}
-_PHASES = {  # name: seconds within which the call is killed
-    'collect': 0.3, 'update': 0.3, 'save': 0.3, 'evaluate': 0.3, 'report': 0.8}
+PHASES = {  # name: (owner and name of the call, seconds in which it is killed)
+    'collect': (rounds, '_play', .3), 'update': (rounds, '_assign', .3),
+    'save': (checkpoint.Checkpoints, 'save', .3),
+    'evaluate': (evaluating, 'evaluate', .3), 'report': (train, '_report', .8)}
 
 
 def run(workdir: str, phase: str, call: int, delay: float) -> None:
   """Trains; a call of the phase, counted from 1, is killed after a delay."""
-  from configs import osworld
-  from experiments import rounds
-  from experiments import evaluating
-  from experiments import train
-  from step_jax.runs import checkpoint
-
   config = osworld.get_config('step')
   config.update_from_flattened_dict({
       'num_rounds': 12, 'eval_every': 3, 'checkpoint_every': 2,
@@ -42,12 +45,8 @@ def run(workdir: str, phase: str, call: int, delay: float) -> None:
       'env.tasks': ('wifi-on', 'star', 'missing-star', 'cookies-on'),
       'eval_episodes': 8, 'warm_start.num_steps': 60,
       'policy.acting_batch_size': 16})
-  owner, name = {
-      'collect': (rounds, '_collect_round'), 'update': (rounds, '_assign'),
-      'save': (checkpoint.Checkpoints, 'save'),
-      'evaluate': (evaluating, 'evaluate'),
-      'report': (train, '_report')}.get(phase, (None, ''))
-  if owner is not None:
+  if phase in PHASES:
+    owner, name, _ = PHASES[phase]
     function, calls = getattr(owner, name), []
 
     def killed(*args, **kwargs):
@@ -102,18 +101,28 @@ def main() -> int:
     if _start(place, 'whole', 'none', 0, 0):
       print((place / 'output.txt').read_text())
       return 1
-    early = [name for name in _PHASES if name != 'report']
-    for index in range(arguments.kills):
-      is_late = index >= arguments.kills - 3  # the report comes last
+    early = [name for name in PHASES if name != 'report']
+    killed, has_ended = 0, False
+    for index in range(3 * arguments.kills):
+      # The report comes last.
+      is_late = has_ended or killed >= arguments.kills - 3
       phase = 'report' if is_late else early[index % len(early)]
       call = 1 if is_late else rng.choice((1, 1, 2))
-      delay = rng.uniform(0, _PHASES[phase])
+      delay = rng.uniform(0, PHASES[phase][-1])
       code = _start(place, 'killed', phase, call, delay)
+      killed += code == -signal.SIGKILL
+      has_ended |= code == 0
       rows = place / 'killed' / 'metrics.jsonl'
       count = len(rows.read_text().splitlines()) if rows.exists() else 0
       print(f'{phase:8} call {call} after {delay:.2f} s: '
             f'{"killed" if code == -signal.SIGKILL else f"exit code {code}"}, '
             f'{count} rounds written', flush=True)
+      if killed == arguments.kills or code not in (0, -signal.SIGKILL):
+        break
+    print(f'{killed} of {arguments.kills} killed')
+    if killed < arguments.kills:
+      print((place / 'output.txt').read_text())
+      return 1
     code = _start(place, 'killed', 'none', 0, 0)
     if code:
       print((place / 'output.txt').read_text())

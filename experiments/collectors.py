@@ -45,6 +45,7 @@ def open_collector(
   Raises:
     UserError: no environment can be made, or what it shows does not fit the
       policy, for the reason that is told.
+    RunError: what keeps them cannot start.
   """
   if jax.process_count() > 1 and setup.config.lag:
     raise checks.UserError(
@@ -70,9 +71,10 @@ def open_collector(
     if setup.remote is not None:
       stack.enter_context(setup.remote)
     try:
-      while not pool.wait_for_start(collect_lib.POLL_SECONDS):
-        if should_stop():
-          raise KeyboardInterrupt
+      with serving.telling():
+        while not pool.wait_for_start(collect_lib.POLL_SECONDS):
+          if should_stop():
+            raise KeyboardInterrupt
       yield _in_processes(setup, pool, progress, should_stop)
     except (workers.WorkerStartError, base.InputError) as error:
       raise checks.UserError(str(error)) from error

@@ -83,6 +83,7 @@ def _assert_same(actual, expected):
 
 
 def test_what_is_saved_comes_back_bit_for_bit(saved, opened, states):
+  """slime #1547, maxdiffusion #484: moments and a schedule's count, too."""
   assert saved.exists()
   checkpoints, sentences = opened()
   num_rounds, state = checkpoints.restore(states[0])
@@ -382,11 +383,30 @@ def test_a_full_disk_is_a_sentence_and_costs_nothing(
 
 def test_none_is_removed_before_the_next_is_known_to_be_good(
     saved, opened, states, monkeypatch):
+  """verl #4873: the old one was deleted first."""
   checkpoints, _ = opened()
   monkeypatch.setattr(checkpoints, '_read', lambda *_: states[3])
   with pytest.raises(files.WriteError, match='reads otherwise'):
     checkpoints.save(4, states[4])
   assert sorted(os.listdir(saved)) == ['2', '3']
+
+
+def test_one_is_on_the_disk_before_it_has_its_name(
+    tmp_path, opened, states, monkeypatch):
+  checkpoints, _ = opened()
+  synced, fsync, rename = [], os.fsync, pathlib.Path.rename
+
+  def note(path, target):
+    if target.name == '1':
+      assert {x.stat().st_ino for x in (path, *path.rglob('*'))} <= set(synced)
+      synced.clear()
+    return rename(path, target)
+
+  monkeypatch.setattr(os, 'fsync', lambda descriptor: (
+      synced.append(os.fstat(descriptor).st_ino), fsync(descriptor)))
+  monkeypatch.setattr(pathlib.Path, 'rename', note)
+  checkpoints.save(1, states[1])
+  assert synced == [(tmp_path / 'ck').stat().st_ino]  # the name
 
 
 def test_shapes_are_enough_of_a_template(saved, opened, states):
@@ -431,6 +451,7 @@ print('found', flush=True)
 
 
 def test_four_devices_save_and_one_resumes_and_back(tmp_path, opened):
+  """orbax #648: another number of devices."""
   command = sys.executable, '-c', _FOUR_DEVICES, str(tmp_path / 'ck')
   environ = os.environ | {
       'XLA_FLAGS': '--xla_force_host_platform_device_count=4',

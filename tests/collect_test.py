@@ -376,6 +376,21 @@ def test_a_lost_trajectory_counts_for_nothing(actor, undisturbed):
   assert collection.environment_steps == lost.step_mask.sum() + 3 * 2
 
 
+def test_nine_of_ten_resets_fail():
+  """NeMo-Gym #2552: who is lost is not valid, who is not is as without."""
+  jobs = [workers.Job(slot, slot % 4, slot, True) for slot in range(40)]
+  lost = np.arange(40) % 10 != 2
+  faults = {(slot, 0): 9 for slot in np.flatnonzero(lost)}
+  actual, whole = (
+      _collect(_local(faults=x), _half_expert, jobs).trajectory
+      for x in (faults, {}))
+  np.testing.assert_array_equal(actual.valid, ~lost)
+  assert 0 < actual.returns[~lost].sum() < 4
+  _assert_same(jax.tree.map(lambda x: x[~lost], actual),
+               jax.tree.map(lambda x: x[~lost], whole))
+  assert not actual.returns[lost].any()
+
+
 def test_counts_are_of_this_collection_alone(actor, undisturbed):
   pool = _local(faults={(0, 0): 1})
   assert _collect(pool, actor(), _JOBS[:2]).environment_failures == 1

@@ -92,18 +92,29 @@ def test_numbers_are_of_the_type_that_flags_shall_take(path, arg):
 
 @pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning')
 def test_flags_may_stand_in_a_file(tmp_path):
-  """ml_collections #20 and #61: also 1e-4, and tuples of nothing."""
+  """ml_collections #20 and #61: also 1e-4, and tuples of nothing.
+
+  What is None stays None; nobody has to say so, and a sentence tells who does.
+  """
   path = tmp_path / 'flags'
-  path.write_text('--config.optimizer.learning_rate=1e-4\n'
-                  '--config.env.tasks=()\n--config.trackers=()\n')
-  command = ['run.py', f'--config={_ROOT / "tests" / "fake_config.py"}',
+  command = ['run.py', f'--config={_ROOT / "configs" / "osworld.py"}:paper',
              f'--flagfile={path}']
-  values = flags.FlagValues()
-  config_flags.DEFINE_config_file(
-      'config', flag_values=values, sys_argv=command)
-  values(command)
-  assert values.config.optimizer.learning_rate == 1e-4
-  assert values.config.env.tasks == values.config.trackers == ()
+
+  def read(text):
+    path.write_text(text)
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        'config', flag_values=values, sys_argv=command)
+    values(command)
+    return values.config
+
+  config = read('--config.optimizer.learning_rate=1e-4\n'
+                '--config.env.tasks=()\n--config.trackers=()\n')
+  assert config.optimizer.learning_rate == 1e-4
+  assert config.policy.min_pixels is None
+  assert config.env.tasks == config.trackers == ()
+  with pytest.raises(flags.IllegalFlagValueError, match='min_pixels=None'):
+    read('--config.policy.min_pixels=None\n')
 
 
 @pytest.mark.parametrize('path', _FILES, ids=[path.stem for path in _FILES])

@@ -47,6 +47,7 @@ def test_base_tasks_are_blocks_of_permutations(num_base_tasks, num_tasks):
 
 
 def test_a_block_spans_two_epochs():
+  """verl #5725, #7401: what is resumed at an epoch's end."""
   stream = _stream(0, 3, 7, 7)
   block = episodes.base_task_ids(0, 2, 3, 7)  # positions 6, 7, 8
   np.testing.assert_array_equal(block, stream[6:9])

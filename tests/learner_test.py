@@ -417,7 +417,7 @@ def test_foul_padding_changes_neither_value_nor_gradient(foul):
 
 
 def test_rows_without_advantage_are_neither_computed_nor_counted():
-  """Valid rows of advantage 0 are as if they were not there."""
+  """trl #6365: valid rows of advantage 0 are as if they were not there."""
   batch = examples.round_batch(9, 256, 12)
   singles, groups = batch.singles, batch.groups
   zero, zero_groups = np.arange(256) % 8 != 0, np.arange(12) % 2 == 0
@@ -480,7 +480,7 @@ def test_one_compilation_for_rounds_of_any_number_of_samples():
 
 @pytest.mark.parametrize('kind', ['masked', 'advantage 0', 'foul'])
 def test_a_round_without_signal_leaves_everything(kind):
-  """Momentum and weight decay from earlier rounds included."""
+  """trl #5588: momentum and weight decay from earlier rounds included."""
   learner = _learner('adamw')
   state, _ = _update(learner, examples.round_batch(12, 20, 6))
   before = _copy(state)
@@ -606,6 +606,13 @@ def test_an_importance_cap_may_be_traced():
         learner.init(_params()), batch)[0].opt_state.total['bias']
 
   np.testing.assert_allclose(jax.jit(bias)(0.5), bias(0.5), rtol=1e-5)
+
+
+def test_nothing_is_promoted_by_itself():
+  """Adam's own correction of its bias would be, in optax."""
+  learner, batch = _learner('epochs'), examples.round_batch(12, 20, 6)
+  with jax.numpy_dtype_promotion('strict'):
+    jax.eval_shape(learner.update, learner.init(_params()), batch)
 
 
 def test_update_is_a_function_of_its_arguments():
@@ -801,14 +808,14 @@ def two_rounds(learner, sharding=None):
 
 def two_rounds_on_a_mesh():
   """Run in a process of its own, with four emulated devices."""
-  mesh = placement_lib.make_mesh({'data': -1, 'model': 1})
-  sharding = jax.sharding.NamedSharding(
-      mesh, jax.sharding.PartitionSpec('data'))
+  rows = jax.sharding.PartitionSpec('data')
+  placement = placement_lib.Placement(
+      jax.make_mesh((4, 1), ('data', 'model')), (('weights', rows),))
+  sharding = jax.sharding.NamedSharding(placement.mesh, rows)
   # Six responses are neither two rows for each part nor one group.
   learner = step_jax.make_learner(
       log_prob_fn, optax.adamw(**ADAMW), micro_batch_size=6,
-      placement=placement_lib.Placement(
-          mesh, (('weights', sharding.spec),)))
+      placement=placement)
   state = learner.init({'weights': np.ones((8, 3))})
   assert state.params['weights'].sharding == sharding
   assert state.opt_state[0].mu['weights'].sharding == sharding

@@ -249,7 +249,10 @@ def test_more_padding_and_another_order_change_nothing():
 @pytest.mark.parametrize('normaliser', [None, 5.0, 0.0])
 @pytest.mark.parametrize('foul', [1.0, np.nan, np.inf])
 def test_all_masked_is_zero_with_gradient_zero(foul, normaliser):
-  """Also for a round without any token, whose normaliser is 0."""
+  """Also for a round without any token, whose normaliser is 0.
+
+  unsloth-zoo #1286.
+  """
   log_probs, behaviour, advantages, _ = _batch(10)
   log_probs[::2] = foul
   advantages[::3] = foul
@@ -375,6 +378,7 @@ def test_golden_of_the_weight(log_prob, old, advantage, loss, gradient):
 
 @pytest.mark.parametrize('seed', range(10))
 def test_weight_against_oracle_and_differences(seed):
+  """NeMo-RL #2269: the ratio to the policy that drew the tokens."""
   log_probs, behaviour, advantages, where = _batch(seed)
   old = _old(seed)
 

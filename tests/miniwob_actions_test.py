@@ -79,6 +79,7 @@ def test_a_click_on_an_element_is_a_click_at_its_point(env, seed):
 
 @chromium
 def test_mouse_events_are_those_of_a_person(env):
+  """cua-lite #24: at the point itself, not at its element's centre."""
   _reset(env, 'login-user')
   env._browser.run(LISTEN)
   point = _point(40, 20)

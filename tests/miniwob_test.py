@@ -116,6 +116,20 @@ def test_missing_packages_are_one_sentence(monkeypatch):
     browser.find_programs()
 
 
+@pytest.mark.parametrize('user, sandbox', [(0, False), (1000, True)])
+def test_the_flags_of_a_browser(monkeypatch, user, sandbox):
+  """MiniWoB-plusplus #90: DevToolsActivePort file doesn't exist.
+
+  So says a driver that waits for a port, of a browser that did not start: root
+  has no sandbox, and /dev/shm may be small.
+  """
+  monkeypatch.setattr(os, 'geteuid', lambda: user)
+  flags = browser.make_flags('folder')
+  assert ('--no-sandbox' not in flags) == sandbox
+  assert {'--headless', '--remote-debugging-pipe', '--disable-dev-shm-usage',
+          '--user-data-dir=folder/profile'} <= {*flags}
+
+
 # With a browser, one for all of these.
 
 
@@ -191,6 +205,7 @@ def test_an_episode_ends_with_its_last_observation(env):
 
 @chromium
 def test_doing_nothing_succeeds_at_no_task():
+  """android_world #315."""
   env = miniwob.MiniWobEnv(TASKS, max_steps=1)
   nothing = np.array([-1, 0, 0]), actions.Action(kind='done')
   for task_id, action in itertools.product(range(len(TASKS)), nothing):
@@ -305,6 +320,32 @@ def test_a_browser_is_renewed_before_it_has_grown(env, monkeypatch):
   assert [folders.index(folder) for folder in folders] == [0, 0, 2, 2, 4]
   assert not _processes_with(folders[0]) and not os.path.exists(folders[0])
   _assert_same(observations[:1] * 5, observations)
+
+
+@chromium
+def test_fifty_resets_that_fail_after_loading_leave_nothing(env, monkeypatch):
+  """Whatever fails then is not the browser, which goes on."""
+  def look():
+    folder, pid = env._browser._folder.name, env._browser._service.process.pid
+    return (folder, len(_processes_with(folder)), len(os.listdir(
+        '/proc/self/fd')), len(os.listdir(f'/proc/{pid}/fd')))
+
+  def fail(report):
+    raise KeyError(report['instruction'])
+
+  observation, _ = _reset(env, 'enter-text')
+  before = look()
+  with monkeypatch.context() as patch:
+    patch.setattr(env, '_read', fail)
+    for _ in range(50):
+      with pytest.raises(KeyError):
+        _reset(env, 'enter-text')
+  assert look() == before
+  again, info = _reset(env, 'enter-text', expert=True)
+  _assert_same([observation], [again])
+  while not any((result := env.step(info['expert_action']))[2:4]):
+    info = result[4]
+  assert result[1] == 1
 
 
 @chromium

@@ -12,6 +12,7 @@ from step_jax import samplers
 from step_jax.algorithm import credit
 from step_jax.algorithm import steps
 from tests import examples
+from tests import reference
 
 RELATIVE = functools.partial(step_jax.group_relative_advantages, num_groups=1)
 MASK = np.ones((4, 3), bool)
@@ -96,6 +97,7 @@ def test_16_bits_are_summed_in_32(dtype):
     [0, 1e-25], [0, 1e-37, 0], [1, 1.00001, 1], [1e18, -1e18, 3e18],
     [1, np.nextafter(np.float32(1), 2)]])
 def test_groups_of_little_spread_against_float64(values):
+  """verl #6348: small differences against a large mean."""
   returns = np.repeat(np.array(values, np.float32), 50)
   exact = returns.astype(np.float64)
   actual = jax.jit(RELATIVE)(returns, np.zeros(returns.size, int))
@@ -104,16 +106,24 @@ def test_groups_of_little_spread_against_float64(values):
       atol=1e-6)
 
 
-def test_gigpo_of_a_thousand_steps_is_finite():
+def test_the_groups_of_verl_6348():
+  """verl #6348: two groups, each of a small difference."""
+  returns = np.array([1, 1.00001, 2, 2.00001], np.float32)
+  actual = step_jax.group_relative_advantages(
+      returns, np.array([0, 0, 1, 1]), num_groups=2)
+  np.testing.assert_allclose(
+      actual, np.array([-1, 1, -1, 1]) / np.sqrt(2), rtol=1e-6)
+
+
+def test_gigpo_of_a_thousand_steps_against_float64():
   """gamma^999 is 5e-23, and its square is less than any float32."""
-  ids = np.tile(np.arange(500) % 499, (2, 2))  # each state twice a trajectory
+  rows = (np.array([1, 0], np.float32), np.zeros(2, int),
+          np.tile(np.arange(1000) // 2, (2, 1)))  # each state twice in a row
+  mask = np.ones((2, 1000), bool)
   actual = jax.jit(functools.partial(
-      step_jax.gigpo_advantages, num_groups=1))(
-          np.array([1, 0], np.float32), np.zeros(2, int), ids,
-          step_mask=np.ones((2, 1000), bool))
-  assert np.isfinite(actual).all()
-  # Four values of a state, two of them 0 and one as good as 0.
-  np.testing.assert_allclose(actual[0, 0] - actual[1, 0], np.sqrt(2), rtol=.5)
+      step_jax.gigpo_advantages, num_groups=1))(*rows, step_mask=mask)
+  np.testing.assert_allclose(
+      actual, reference.gigpo(*rows, 1, mask), rtol=1e-3)
 
 
 def test_ids_out_of_range_count_nowhere():
@@ -127,6 +137,10 @@ def test_ids_out_of_range_count_nowhere():
       step_jax.success_weighted_advantages, step_jax.success_rate_advantages):
     np.testing.assert_array_equal(
         function(won, ids, rates), function(won, ids, rates, where=known))
+  batch = functools.partial(
+      step_jax.batch_normalised_advantages, won, ids, rates)
+  np.testing.assert_array_equal(batch(), batch(where=known))
+  assert not np.asarray(batch())[~known].any()
   for function in (step_jax.group_relative_advantages,
                    step_jax.leave_one_out_advantages):
     actual = function(won, ids, num_groups=2)
@@ -158,17 +172,29 @@ def test_a_round_of_nothing():
       step_mask=nothing > 0).shape == (0, 3)
 
 
-def test_state_ids_inside_shard_map():
+def _on_shards(function, *rows):
+  """A function of rows on a mesh of one device."""
   shard_map = getattr(jax, 'shard_map', None)
   if shard_map is None:
     from jax.experimental.shard_map import shard_map
   mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ('data',))
   spec = jax.sharding.PartitionSpec('data')
+  return jax.jit(shard_map(
+      function, mesh=mesh, in_specs=(spec,) * len(rows), out_specs=spec))(*rows)
+
+
+def test_states_inside_shard_map():
   observations = jnp.array([[1, 2, 1], [2, 3, 3]])
-  actual = jax.jit(shard_map(
-      steps.state_ids, mesh=mesh, in_specs=(spec, spec), out_specs=spec))(
-          observations, jnp.ones((2, 3), bool))
-  np.testing.assert_array_equal(actual, [[0, 1, 0], [1, 4, 4]])
+  ids = _on_shards(steps.state_ids, observations, jnp.ones((2, 3), bool))
+  np.testing.assert_array_equal(ids, [[0, 1, 0], [1, 4, 4]])
+
+  def gigpo(returns, groups, ids, mask):
+    return step_jax.gigpo_advantages(
+        returns, groups, ids, num_groups=1, step_mask=mask)
+
+  rows = (jnp.array([1., 0.]), jnp.zeros(2, jnp.int32), ids, MASK[:2])
+  np.testing.assert_allclose(
+      _on_shards(gigpo, *rows), gigpo(*rows), atol=1e-6)
 
 
 def test_hyper_parameters_are_traced():
@@ -201,7 +227,10 @@ def test_the_loss_selects_before_it_subtracts():
 
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
 def test_the_first_ratio_is_one_in_16_bits(dtype):
-  """Then the loss is minus the mean advantage, to float32's precision."""
+  """Then the loss is minus the mean advantage, to float32's precision.
+
+  alf #1795.
+  """
   rng = np.random.default_rng(0)
   logs = jnp.asarray(-9 * rng.random((50, 3)), dtype)
   advantages = rng.random(50).astype(np.float32)
@@ -213,7 +242,10 @@ def test_the_first_ratio_is_one_in_16_bits(dtype):
 
 
 def test_a_base_task_that_is_also_a_replacement_is_one_group():
-  """Task 0 has its own slots and one of task 1's, as SR-Traj may give it."""
+  """Task 0 has its own slots and one of task 1's, as SR-Traj may give it.
+
+  Search-R1 #88.
+  """
   trajectory = examples.trajectory(0, [0, 0, 1, 0], 3)
   trajectory = trajectory.replace(
       returns=np.array([1, 0, 1, 0], np.float32), valid=np.ones(4, bool),

@@ -146,6 +146,7 @@ def test_an_end_is_the_servers_and_a_refusal_is_a_step(
     .split())
 def test_what_breaks_is_a_failure_and_the_next_session_is_new(
     server, kind, answer, said):
+  """OpenEnv #1036: also rewards that are not finite or no numbers."""
   with contextlib.closing(_make(server.address)) as env:
     env.reset(seed=0)
     env._limits = (.1, .1)

@@ -182,6 +182,7 @@ def test_the_last_step_is_evaluated_too(folder, fake):
 
 
 def test_an_illegal_action_does_nothing_and_counts(folder, fake):
+  """ms-swift #9745: text that cannot be parsed."""
   env = make(folder, fake, max_steps=5)
   reset(env, 'zero')
   before = len(fake.requests)
@@ -423,6 +424,7 @@ def test_failures_of_a_step(env, fake, route, failure):
 
 @pytest.mark.parametrize('failure', ['drop', 'garbage'])
 def test_failures_of_an_evaluation(env, fake, failure):
+  """NeMo-Gym #2295: a judge that breaks is not the policy's failure."""
   reset(env, 'write')
   fake.saved = 'word'
   fake.failures['/execute'] = [failure]

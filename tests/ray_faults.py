@@ -84,7 +84,7 @@ def _is_said(words, events):
 
 
 def main(fault, directory):
-  keeper._become_subreaper()
+  keeper._prctl(keeper._PR_SET_CHILD_SUBREAPER, 1)
   os.environ.update(ray_processes.SETTINGS)
   from ray import cluster_utils
   import ray

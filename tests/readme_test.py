@@ -96,6 +96,16 @@ def test_troubleshooting_quotes_what_the_program_says():
     assert any(sentence in text for text in said), sentence
 
 
+def test_the_tests_that_a_page_names_are_there():
+  page = (_ROOT / 'docs' / 'robustness.md').read_text()
+  named = re.findall(r'`(\w+_test)::(\w+)`((?:, `\w+`)*)', page)
+  assert len(named) > 25
+  for file, *names in named:
+    code = (_ROOT / 'tests' / f'{file}.py').read_text()
+    for name in re.findall(r'\w+', ' '.join(names)):
+      assert re.search(rf'^def test_\w*{name}', code, re.MULTILINE), name
+
+
 def test_the_results_are_those_of_their_files():
   folder = _ROOT / 'docs' / 'results'
   table = re.findall(r'^\| .*\| (\d+) \| (.*)\|$', (

@@ -269,6 +269,13 @@ def test_a_group_of_one_keeps_its_base_task():
   np.testing.assert_array_equal(actual, BASE)
 
 
+def test_a_base_task_out_of_range_keeps_its_slots():
+  slots = _run(
+      0, [-1, 0, 3, 0, 10**6], [1, .3, 1], group_size=GROUP_SIZE, sharpness=1e3)
+  groups = [{0, 1} if i == 0 else {i} for i in (-1, 0, 3, 0, 10**6)]
+  assert [set(x.tolist()) for x in slots.reshape(5, GROUP_SIZE)] == groups
+
+
 def test_the_key_decides():
   keys = [jax.random.key(seed) for seed in (0, 0, 1)]
   same, again, other = (_jit_resample(k, BASE, RECORD) for k in keys)

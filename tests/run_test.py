@@ -14,6 +14,7 @@ import uuid
 import numpy as np
 import pytest
 
+from benchmarks import signal_storm
 from step_jax.runs import files
 from tests import fake_world
 
@@ -141,7 +142,10 @@ def test_a_run_ends_well_and_says_what_it_did(reference):
 
 def test_a_run_survives_signals_and_sudden_deaths(
     place, launch, environ, reference):
-  """One run, stopped six times; each time it goes on by the same command."""
+  """One run, stopped six times; each time it goes on by the same command.
+
+  spd #677.
+  """
   workdir, hold = place / 'run', place / 'fake' / 'hold'
   completed = []
 
@@ -152,6 +156,9 @@ def test_a_run_survives_signals_and_sudden_deaths(
   def hold_in(phase, process):
     hold.write_text(phase)
     _until((place / 'fake' / 'held').exists, process)
+
+  def workers(process):
+    return sum(signal_storm.victims(process.pid).values(), [])
 
   def end(process, number):
     process.send_signal(number)
@@ -182,10 +189,13 @@ def test_a_run_survives_signals_and_sudden_deaths(
   after_interrupt = rounds()
   assert 1 <= after_interrupt < _NUM_ROUNDS - 2, 'too late for the rest'
 
-  # SIGKILL while trajectories are collected.
+  # SIGKILL of a worker, then of all, while trajectories are collected.
   hold.write_text('training')
   process = launch(*_train(workdir))
   hold_in('training', process)
+  worker = workers(process)[0]
+  os.kill(worker, signal.SIGKILL)
+  _until(lambda: len({*workers(process)} - {worker}) == 2, process)
   assert end(process, signal.SIGKILL)[0] == -signal.SIGKILL
   assert rounds() == after_interrupt  # nothing was lost by the interrupt
 
@@ -236,11 +246,18 @@ def _assert_same_run(actual, expected):
     assert (actual / name).read_text() == (expected / name).read_text()
 
 
-def test_a_failing_worker_changes_nothing_but_the_counts(
+def test_a_full_disk_and_a_failing_worker_change_nothing_but_the_counts(
     place, launch, reference):
+  command = (*_train(place / 'again')[:-2], '--config.eval_every=1',
+             '--config.num_rounds=1')
+  process = launch('sh', '-c', 'ulimit -f 8; exec "$@"', 'sh', *command)
+  _, errors = process.communicate(timeout=_LIMIT)  # no file above 4 KiB
+  assert process.returncode == 1
+  sentence, = errors.splitlines()
+  assert 'checkpoints/0 cannot be written (File too large)' in sentence
+
   (place / 'fake' / 'once').touch()
-  process = launch(*_train(place / 'again')[:-2], '--config.eval_every=1',
-                   '--config.num_rounds=1')
+  process = launch(*command)
   output = process.communicate(timeout=_LIMIT)
   assert process.returncode == 0, output
   assert not (place / 'fake' / 'once').exists()

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from benchmarks import kill_storm
 from benchmarks import signal_storm
 from benchmarks import soak
 
@@ -72,3 +73,8 @@ def test_what_a_storm_has_left_has_to_add_up():
                 {'successes_per_task': [0, 2]}, {'slots_per_task': [3, 2]}):
     with pytest.raises(ValueError, match='round'):
       signal_storm.check([_ROW | wrong])
+
+
+@pytest.mark.parametrize('owner, name, _', kill_storm.PHASES.values())
+def test_what_is_killed_exists(owner, name, _):
+  assert hasattr(owner, name)

@@ -32,6 +32,7 @@ from experiments import warm_start
 from experiments import worlds
 from step_jax.algorithm import methods
 from step_jax.rollout import episodes
+from step_jax.rollout import keeper
 from step_jax.rollout import redrawing
 from step_jax.rollout import workers
 from step_jax.runs import episodes as episodes_lib
@@ -298,6 +299,7 @@ def test_an_episode_is_played_again(run, change, sentence):
 
 
 def test_rounds_that_are_added_equal_those_of_one_run(run, tmp_path, capsys):
+  """verl #5725, #7401: what is resumed at its end does nothing."""
   train.train(_config(num_rounds=2, eval_every=2), tmp_path)
   assert len(_rows(tmp_path)) == 2
   train.train(_config(num_rounds=5, eval_every=2), tmp_path)
@@ -509,7 +511,10 @@ def test_every_sampler_runs_and_is_resumed(tmp_path, sampler):
 
 def test_with_a_lag_a_round_is_played_by_the_parameters_before(
     tmp_path, monkeypatch):
-  """Meanwhile or not: it is the same run, also when it is resumed."""
+  """Meanwhile or not: it is the same run, also when it is resumed.
+
+  prime-rl #3299, slime #1547, maxdiffusion #484.
+  """
   options = {'lag': 1, 'optimizer.importance_cap': 2., 'num_rounds': 4,
              'optimizer.warmup_rounds': 1, 'optimizer.decay_rounds': 4,
              'eval_every': 2, 'eval_episodes': 1}
@@ -723,6 +728,32 @@ def _same(a, b):
       jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
+def test_rounds_without_a_success_teach_nothing(tmp_path, monkeypatch):
+  """cua-lite #32: all but the first; the run ends well all the same."""
+  step = fake_world.ButtonEnv.step
+
+  def fail(self, action):
+    observation, reward, *rest = step(self, action)
+    if self._phase == 'training' and metrics.read_metrics(tmp_path):
+      reward = 0.
+    return observation, reward, *rest
+
+  monkeypatch.setattr(fake_world.ButtonEnv, 'step', fail)
+  rounds = _spy_on_rounds(monkeypatch)
+  train.train(_config(num_rounds=4), tmp_path)
+  first, *rows = _rows(tmp_path)
+  assert first['success_rate'] > 0 and first['optimizer_steps'] > 0
+  for row in rows:
+    assert row['success_rate'] == row['optimizer_steps'] == row['loss'] == 0
+  assert not _same(rounds[0][0], rounds[1][0])
+  assert _same(rounds[1][0], rounds[3][0])
+  record = np.load(tmp_path / 'success_rates.npy')
+  seen = np.array([row['slots_per_task'] for row in rows]) > 0
+  falls = np.diff(record, axis=0) < 0
+  np.testing.assert_array_equal(falls, seen & (record[:-1] > 0))
+  assert falls.any() and (tmp_path / 'evaluation.json').exists()
+
+
 def test_steps_that_are_not_finite_are_skipped(
     tmp_path, monkeypatch, capsys):
   def break_round_1(index, batch):
@@ -915,6 +946,16 @@ def test_a_mistake_in_the_world_is_the_users(tmp_path, monkeypatch):
   monkeypatch.setattr(
       worlds, 'make_pool', lambda world, config: Pool(world.make_env))
   with pytest.raises(checks.UserError, match='expected a known task'):
+    train.train(_config(), tmp_path)
+
+
+def test_a_keeper_that_does_not_start_is_told(tmp_path, monkeypatch):
+  """As where TMPDIR takes no folder."""
+  monkeypatch.setattr(keeper, '__file__', os.devnull)
+  monkeypatch.setattr(
+      worlds, 'make_pool', lambda world, config: workers.WorkerPool(
+          world.make_env, num_workers=1, step_timeout=20.))
+  with pytest.raises(checks.RunError, match='keeps the workers was killed'):
     train.train(_config(), tmp_path)
 
 

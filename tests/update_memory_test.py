@@ -8,8 +8,11 @@ import numpy as np
 import optax
 import pytest
 
+from step_jax.algorithm import credit
+from step_jax.algorithm import methods
 from step_jax.algorithm import types
 from step_jax.learning import clipping
+from step_jax.learning import learner as learner_lib
 from step_jax.learning import streaming
 from step_jax.learning import updates
 
@@ -77,3 +80,31 @@ def test_bytes_a_parameter(mu_dtype, adding, stepping):
   """
   np.testing.assert_allclose(
       _bytes(mu_dtype), (adding, stepping), rtol=.03)
+
+
+def test_advantages_are_never_written_out_for_each_token():
+  """From outcomes to the deal, of 4,096 trajectories of 15 steps."""
+  slots, steps, tokens = 4096, 15, 256
+  shape = jax.ShapeDtypeStruct
+  trajectory = types.Trajectory(
+      task_ids=shape((slots,), jnp.int32), observations=None,
+      actions=shape((slots, steps, tokens), jnp.int32),
+      log_probs=shape((slots, steps, tokens), jnp.float32),
+      token_mask=shape((slots, steps, tokens), bool),
+      step_mask=shape((slots, steps), bool),
+      returns=shape((slots,), jnp.float32), successes=shape((slots,), bool),
+      valid=shape((slots,), bool))
+  method = methods.METHODS['step']
+
+  @jax.jit
+  def assign_and_deal(trajectory, success_rate):
+    singles, low, success_rate = credit.assign_credit(
+        trajectory, success_rate, method=method, group_size=16)
+    batch = credit.without_groups(singles, method=method, max_steps=steps)
+    return success_rate, low, singles.advantages, learner_lib.deal_rows(
+        jnp.int32(0), jnp.int32(0), batch, num_minibatches=4)
+
+  memory = assign_and_deal.lower(
+      trajectory, shape((128,), jnp.float32)).compile().memory_analysis()
+  assert memory.temp_size_in_bytes + memory.output_size_in_bytes < (
+      4 * slots * steps * tokens / 2)

@@ -275,6 +275,7 @@ def test_fifty_failures_leave_no_open_file(tmp_path):
 
 @_on_both
 def test_an_answer_after_its_deadline_is_not_heard(tmp_path):
+  """agent-lightning #218: of an attempt that was given up."""
   make_env = _faulty(tmp_path / 'marks', _1='slow')
   with _pool(make_env, num_workers=1, step_timeout=1000.0) as pool:
     pool.submit(_jobs(1))
@@ -311,6 +312,7 @@ def test_a_host_may_have_more_open_files_than_select_can_hear():
 
 @pytest.mark.parametrize('fault', ['hang', 'hang_reset'])
 def test_a_hanging_environment_is_replaced(tmp_path, fault, backend):
+  """OpenEnv #1036: a boot that hangs, too."""
   make_env = _faulty(tmp_path / 'marks', _1=fault)
   start_timeout = 5.0 if backend == 'processes' else 20.0
   with _pool(make_env, step_timeout=2.0, start_timeout=start_timeout) as pool:
@@ -631,6 +633,7 @@ def _is_gone(pid):
 @pytest.mark.chromium
 @pytest.mark.parametrize('victim', ['worker', 'frozen worker', 'pool'])
 def test_nothing_is_left_of_a_browser(tmp_path, victim):
+  """frappe #41696: browsers that outlive their worker."""
   with _pool(fake_envs.BrowserEnv, num_workers=1, step_timeout=2.0) as pool:
     pool.submit(_jobs(0))
     event, = pool.wait(_LIMIT)
@@ -670,8 +673,12 @@ def test_a_pool_that_is_dropped_closes_itself():
 
 
 def test_a_killed_keeper_is_reported(token, tmp_path):
-  with _pool() as pool:
+  """While a worker hangs, which goes with it."""
+  with _pool(_faulty(tmp_path / 'marks', _1='hang')) as pool:
     pids = _wait_for_workers(pool)
+    pool.submit(_jobs(1))
+    event, = pool.wait(_LIMIT)
+    pool.act(event.worker, 0)
     keeper_pid, = _processes(token).keys() - pids
     os.kill(keeper_pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match='keeps the workers was killed'):

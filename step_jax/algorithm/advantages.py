@@ -102,6 +102,7 @@ def batch_normalised_advantages(
     [choice], where the authors' trainer adds 1e-8 to the deviation.
   """
   centred = success_rate_advantages(returns, task_ids, values, where=where)
+  where = _counted(returns, task_ids, values.shape[0], where)
   return group_relative_advantages(
       centred, jnp.zeros(returns.shape, jnp.int32), num_groups=1, where=where,
       ddof=ddof)

@@ -7,6 +7,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from step_jax.algorithm import masking
+
 
 def replacement_probability(
     success_rate: chex.Array,
@@ -108,7 +110,7 @@ def resample_tasks(
 
   Args:
     rng_key: key.
-    base_task_ids: `[Q]` int.
+    base_task_ids: `[Q]` int; one outside [0, N) keeps all of its slots.
     success_rate: `[N]` s_hat of all tasks.
     group_size: G.
     threshold: s_0.
@@ -132,8 +134,10 @@ def resample_tasks(
 
   in_cache = (0 < success_rate) & (success_rate < threshold)
   drawn = draw_tasks(draw_key, in_cache, shape=shape)
-  probability = replacement_probability(
-      success_rate[base_task_ids], threshold=threshold, sharpness=sharpness)
+  known = masking.in_range(base_task_ids, success_rate.shape[0])
+  probability = jnp.where(known, replacement_probability(
+      success_rate[jnp.where(known, base_task_ids, 0)], threshold=threshold,
+      sharpness=sharpness), 0)
   replaced = jax.random.uniform(replace_key, shape) < probability[:, None]
   replaced = replaced.at[:, 0].set(False) & jnp.any(in_cache)
   return jnp.where(replaced, drawn, base).reshape(-1)

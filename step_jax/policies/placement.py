@@ -21,9 +21,18 @@ Rules = tuple[tuple[str, Spec], ...]  # pattern of a path -> how it is cut
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-  """A mesh of Auto axes, and the rules of what is trained on it."""
+  """A mesh, and the rules of what is trained on it.
+
+  Whatever the axes of the mesh are, such as the Explicit ones that
+  `jax.make_mesh` gives, those of `placement.mesh` are Auto.
+  """
   mesh: jax.sharding.Mesh | None = None
   rules: Rules = ()
+
+  def __post_init__(self):
+    if self.mesh is not None:
+      object.__setattr__(self, 'mesh', jax.sharding.Mesh(
+          self.mesh.devices, self.mesh.axis_names))
 
   @property
   def num_parts(self) -> int:

@@ -10,7 +10,8 @@ Everything that a worker starts, however deep, in whatever session (Chromium's
 crash handlers move to their own), stays below the keeper in the process tree:
 keeper and workers are child subreapers. When a worker has died the keeper
 kills all that is left of it; when the pool's process has ended, in whatever
-way, the socket closes and the keeper kills everything and goes.
+way, the socket closes and the keeper kills everything and goes. A keeper that
+is killed takes its workers along.
 
 Linux is needed for that (`/proc` and `prctl`). On other systems only the
 worker's own process group is killed.
@@ -37,7 +38,7 @@ import warnings
 
 _HEADER = struct.Struct('!Q')
 _LINUX = sys.platform == 'linux'
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _PATIENCE = 5.0   # seconds for killed processes to vanish
 
 
@@ -175,7 +176,9 @@ class _Keeper:
       for name in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.SIG_DFL)
       os.setsid()
-      _become_subreaper()
+      _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+      # That of the thread that forked, which is the keeper's only lasting one.
+      _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
       self._selector.close()
       self._control.close()   # and the sockets of workers to come
       os.environ['TMPDIR'] = directory
@@ -251,9 +254,9 @@ def _refuse(failure: Exception) -> Callable[[], Any]:
   return make_env
 
 
-def _become_subreaper() -> None:
+def _prctl(option: int, value: int) -> None:
   if _LINUX:
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def _kill(pid: int) -> None:
@@ -354,5 +357,5 @@ def describe(error: Exception) -> tuple[str, str, str]:
 if __name__ == '__main__':
   for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(ignored, signal.SIG_IGN)
-  _become_subreaper()
+  _prctl(_PR_SET_CHILD_SUBREAPER, 1)
   _Keeper(Channel(socket.socket(fileno=int(sys.argv[1])))).run()

@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import shutil
+import tempfile
 from typing import Any
 import zlib
 
@@ -85,6 +86,11 @@ class Checkpoints:
 
   def _write(self, partial: pathlib.Path, state: Any) -> None:
     digest = _digest(state)
+    if hasattr(os, 'posix_fallocate'):
+      # A full disk is told here: orbax prints a traceback for each array.
+      size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+      with tempfile.TemporaryFile(dir=self._directory) as room:
+        os.posix_fallocate(room.fileno(), 0, size)
     try:
       self._checkpointer.save(partial, force=True, args=ocp.args.Composite(
           state=ocp.args.StandardSave(state),

@@ -72,6 +72,12 @@ def find_programs() -> tuple[str, str]:
   return chromium, chromedriver
 
 
+def make_flags(folder: str) -> list[str]:
+  """Of a Chromium whose profile is in a folder; root has no sandbox."""
+  return [*_FLAGS, f'--user-data-dir={folder}/profile',
+          *(['--no-sandbox'] if os.geteuid() == 0 else [])]
+
+
 def _find(variable: str, *names: str) -> str | None:
   candidates = [os.environ[variable]] if os.environ.get(variable) else names
   return next(filter(None, map(shutil.which, candidates)), None)
@@ -118,10 +124,7 @@ class Browser:
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     options.unhandled_prompt_behavior = 'accept'
-    flags = [*_FLAGS, f'--user-data-dir={self._folder.name}/profile']
-    if os.geteuid() == 0:
-      flags.append('--no-sandbox')
-    for flag in flags:
+    for flag in make_flags(self._folder.name):
       options.add_argument(flag)
     self._service = webdriver.ChromeService(
         executable_path=self._mortal(chromedriver),
