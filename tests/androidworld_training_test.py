@@ -35,7 +35,7 @@ def _config():
       'low_threshold': 0.5, 'env.tasks': _TASKS, 'policy.width': 16,
       'policy.num_layers': 1, 'policy.num_heads': 2, 'policy.vocabulary': 64,
       'optimizer.num_minibatches': 2, 'warm_start.demonstrations': 3,
-      'warm_start.num_steps': 80, 'warm_start.batch_size': 16,
+      'warm_start.num_steps': 40, 'warm_start.batch_size': 16,
       'warm_start.learning_rate': 3e-3,
       'eval_episodes': 1})
   with config.unlocked():

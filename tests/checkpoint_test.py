@@ -381,6 +381,22 @@ def test_a_full_disk_is_a_sentence_and_costs_nothing(
   _assert_same(checkpoints.restore(states[0])[1], states[4])
 
 
+def test_a_disk_without_room_is_told_before_orbax_is_asked(
+    saved, opened, states, monkeypatch):
+  """It would print a traceback for each array."""
+  checkpoints, _ = opened()
+  size = sum(leaf.nbytes for leaf in jax.tree.leaves(states[4]))
+  usage = shutil.disk_usage(saved)
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoints._checkpointer, 'save', pytest.fail)
+    patch.setattr(shutil, 'disk_usage',
+                  lambda path: usage._replace(free=size - 1))
+    with pytest.raises(files.WriteError, match='No space left'):
+      checkpoints.save(4, states[4])
+  checkpoints.save(4, states[4])
+  assert sorted(os.listdir(saved)) == ['3', '4']
+
+
 def test_none_is_removed_before_the_next_is_known_to_be_good(
     saved, opened, states, monkeypatch):
   """verl #4873: the old one was deleted first."""

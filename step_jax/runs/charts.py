@@ -53,8 +53,8 @@ def charts(rows: _Rows, record: np.ndarray, before: dict[str, Any]
   s_hat = {'name': 'mean s_hat', 'colour': 2, 'values': [
       [i + 1, round(x, 4)] for i, x in enumerate(record.mean(1).tolist())]}
   shown = [
-      _chart('Success', 'evaluation is greedy; sampled is a harder mix as tasks '
-             'are mastered', [rates, s_hat, evaluated], share=True),
+      _chart('Success', 'evaluation is greedy; sampled is a harder mix as '
+             'tasks are mastered', [rates, s_hat, evaluated], share=True),
       _chart('Where slots went', 'trajectories of tasks by their s_hat',
              _bands(rows, record), stacked=True, zero=True),
       _chart('Failures by kind', 'trajectories of a round that did not succeed',

@@ -5,13 +5,13 @@ and the one before it is used.
 """
 
 from collections.abc import Callable
+import errno
 import json
 import logging
 import os
 import pathlib
 import re
 import shutil
-import tempfile
 from typing import Any
 import zlib
 
@@ -86,11 +86,10 @@ class Checkpoints:
 
   def _write(self, partial: pathlib.Path, state: Any) -> None:
     digest = _digest(state)
-    if hasattr(os, 'posix_fallocate'):
-      # A full disk is told here: orbax prints a traceback for each array.
-      size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-      with tempfile.TemporaryFile(dir=self._directory) as room:
-        os.posix_fallocate(room.fileno(), 0, size)
+    # A full disk is told here: orbax prints a traceback for each array.
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    if shutil.disk_usage(self._directory).free < size:
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     try:
       self._checkpointer.save(partial, force=True, args=ocp.args.Composite(
           state=ocp.args.StandardSave(state),
@@ -134,7 +133,8 @@ class Checkpoints:
         saved = json.loads((folder / 'digest' / 'metadata').read_text())
         self._check_leaves(folder, saved, template)
         state = self._read(folder, template)
-        reason = '' if saved['crc32'] == _digest(state) else 'its digest differs'
+        is_whole = saved['crc32'] == _digest(state)
+        reason = '' if is_whole else 'its digest differs'
       except CheckpointError:
         raise
       except Exception as error:  # whatever orbax makes of damaged files

@@ -18,7 +18,8 @@ _RED = '#d8281c'
 
 
 def draw(
-    episode: episodes_lib.Episodes, screen: Callable[[Any, str], dict[str, Any]],
+    episode: episodes_lib.Episodes,
+    screen: Callable[[Any, str], dict[str, Any]],
     pictures: pathlib.Path) -> Image.Image:
   """Draws an episode.
 
