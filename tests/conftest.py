@@ -25,9 +25,9 @@ gc.set_threshold(100_000, 20)  # traces are millions of objects that stay
 import jax  # noqa: E402  (it reads these)
 import pytest  # noqa: E402
 
-# The older emitters compile in 0.6 of the time, and one part instead of several
-# in 0.8 of that; jax 0.11 has the former no more, and dies of a flag that it does
-# not know.
+# The older emitters compile in 0.6 of the time, and in one part instead of
+# several in 0.8 of that; jax 0.11 has the former no more, and dies of a flag
+# that it does not know.
 if (os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] == '1'
     and jax.__version_info__ < (0, 11)):
   os.environ['XLA_FLAGS'] = ' '.join([
