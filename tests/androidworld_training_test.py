@@ -70,6 +70,7 @@ def _run(workdir, monkeypatch, failures):
       workdir / 'metrics.jsonl').read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_run_on_phones_that_break_equals_one_on_phones_that_do_not(
     tmp_path, monkeypatch):
   """So nothing that broke was counted as the agent's failure, or at all."""

@@ -89,6 +89,7 @@ def test_the_rate_with_the_largest_area_is_chosen(workdir):
   assert chosen == dict.fromkeys(step_jax.METHODS, 3e-4) | {'rloo': 2e-3}
 
 
+@pytest.mark.slow
 def test_a_run_writes_its_numbers_and_groups_are_looked_at(
     workdir, monkeypatch):
   monkeypatch.setattr(run_lib, '_config', _small_config)
