@@ -176,6 +176,31 @@ def test_a_token_and_a_proxy_go_to_the_desktop(python, task, tmp_path):
             if route == '/execute'] == [['proxy', str(proxies), 'secret']]
 
 
+def test_a_task_of_ours_that_asks_for_a_proxy_has_it(python, fake, task):
+  """'auto' leaves it to the package where there are proxies."""
+  path = task(func='infeasible').path
+  path.write_text(json.dumps({**json.loads(path.read_text()), 'proxy': True}))
+  for proxies, commands in (
+      ('', []), ('/proxies.json', [['proxy', '/proxies.json', 'secret']])):
+    fields = {'evaluator': 'auto', 'desktop_env_python': python,
+              'evaluator_processes': 2, 'proxies': proxies}
+    assert env_lib.examine_tasks([str(path)], **fields)[0] == {}
+    with contextlib.closing(env_lib.OSWorldEnv(
+        [path], addresses=[fake.address], pause=0., password='secret',
+        **fields)) as env:
+      env.reset()
+      assert env.step(base.make_action('fail'))[1] == 1
+    assert [body['command'] for route, body in fake.requests
+            if route == '/execute'] == commands
+  for evaluator in ('own', 'auto'):  # without the interpreter
+    wrong, _ = env_lib.examine_tasks(
+        [str(path)], evaluator=evaluator, proxies='/proxies.json')
+    assert wrong == {str(path): (
+        f"{path}: asks for a proxy: expected evaluator 'auto' or 'desktop_env' "
+        "with desktop_env_python, as only OSWorld's package uses proxies, got "
+        "'own'")}
+
+
 def test_only_saying_so_solves_an_infeasible_task(python, fake, task):
   fake.files = {'/a': GOLD}
   for fields, failed, score in (
