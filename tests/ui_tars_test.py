@@ -217,7 +217,15 @@ def test_what_models_write():
   assert sum(row[2] and not row[1] for row in ui_tars_table.ROWS) == 15
 
 
+def test_a_point_in_pixels_is_no_point_in_thousandths():
+  """Of bytedance/UI-TARS #119 and #173: what UI-TARS-1.5 writes."""
+  call = "click(start_box='(177,549)')"
+  assert _decode(call, 'pixels', SIZE).point == (177 / 1932, 549 / 1092)
+  assert _decode(call).point == (.177, .549)
+
+
 def test_what_models_write_on_phones():
+  """Some of bytedance/UI-TARS #192, #231, #103 and #104."""
   wrong = [(text, expected, found) for text, expected in ui_tars_table.PHONE
            if (found := _written(
                f'Action: {text}', 'mobile', (1080, 2400))) != expected]
