@@ -139,7 +139,8 @@ def test_two_machines_at_once_on_one_task(python, task, files, cache):
     assert count in (1, 2)  # 1 if the second came late
     assert play(python, good, made) == (1, '')
     assert files.count == count  # from the cache that all share
-    assert [path.read_bytes() for path in cache.iterdir()] == [GOLD]
+    kept, = cache.iterdir()
+    assert kept.read_bytes() == GOLD and kept.stat().st_mode & 0o777 == 0o444
 
 
 def test_setup_reaches_the_machine_by_its_ports(python, fake, task, files):
@@ -224,9 +225,20 @@ AGENTS = {
     'a post-configuration that opens what is gone': (
         {'postconfig': [open_step()]}, {'/setup/open_file': [404]},
         'HTTPError'),
+    'a post-configuration that cannot open what is there': (
+        {'postconfig': [open_step()]}, {'/setup/open_file': [500]},
+        'HTTPError'),
     'a program that is not there': (
         {'postconfig': [{'type': 'execute', 'parameters': {'command': 'x'}}]},
         {'/execute': ['error']}, ''),
+    'a program to launch that is not there': (
+        {'postconfig': [{'type': 'launch', 'parameters': {'command': 'x'}}]},
+        {'/setup/launch': [500]}, ''),
+    'output that is not UTF-8': (
+        {'result': {'type': 'vm_command_line', 'command': 'x'}},
+        {'/execute': [500]}, ''),
+    'no file to compare with': (
+        {'result': {**FILE, 'path': '/b'}, 'expected': FILE}, {}, ''),
 }
 # What only the machine can cause is an error.
 MACHINES = {
@@ -244,6 +256,7 @@ MACHINES = {
 @pytest.mark.parametrize('row', AGENTS)
 def test_what_the_agent_can_cause_scores_0(python, fake, task, row):
   fields, failures, note = AGENTS[row]
+  fake.files = {'/b': GOLD}
   with make_judge(python, fake) as judge:
     made = task(**fields)
     judge.prepare(made)
@@ -300,12 +313,24 @@ def test_a_dead_desktop_is_told_at_once(python, fake, task):
 
 def test_orders_wait_for_a_free_process(python, task, files):
   """Four at once, of which two may work: all are answered."""
+  working, counts, lock = [], [], threading.Lock()
+
+  def work(command):
+    with lock:
+      working.append(command)
+      counts.append(len(working))
+    time.sleep(.3)
+    with lock:
+      working.pop()
+    return ''
+
   with contextlib.ExitStack() as stack:
     fakes = [stack.enter_context(fake_desktop.FakeDesktop()) for _ in range(4)]
     scores = []
     for fake in fakes:
-      fake.files = {'/a': GOLD}
-    made = task()  # written once, as all read it
+      fake.files, fake.on_execute = {'/a': GOLD}, work
+    made = task([{'type': 'execute', 'parameters': {
+        'command': 'x'}}])  # written once, as all read it
     threads = [threading.Thread(target=lambda fake=fake: scores.append(
         play(python, fake, made)[0])) for fake in fakes]
     for thread in threads:
@@ -313,6 +338,7 @@ def test_orders_wait_for_a_free_process(python, task, files):
     for thread in threads:
       thread.join()
     assert scores == [1] * 4
+    assert len(counts) == 4 and max(counts) <= 2
 
 
 def test_an_environment_with_two_sorts_of_tasks(python, fake, task, tmp_path):
