@@ -323,6 +323,8 @@ def _main_of_upstream(words, place, request):
   """The commands that make the environment are OSWorld's, so not run."""
   monkeypatch = request.getfixturevalue('monkeypatch')
   called = []
+  for checkout in words[4:]:
+    (place / checkout / 'desktop_env/evaluators').mkdir(parents=True)
   monkeypatch.setattr(upstream.subprocess, 'run', lambda command, **_: (
       called.append(command), types.SimpleNamespace(stdout='it is there'))[1])
   assert upstream.main([x.replace('~', str(place)) for x in words[3:]]) == 0

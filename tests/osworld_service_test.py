@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import json
+import subprocess
 import sys
 import threading
 import time
@@ -403,3 +404,21 @@ def test_the_command_makes_the_virtual_environment(
   assert capsys.readouterr().out == (
       f"--config.env.arguments.desktop_env_python='{python}'\n")
   assert upstream.main([]) == 2
+
+
+def test_a_checkout_goes_before_the_package(monkeypatch, capsys, tmp_path):
+  monkeypatch.setattr(upstream, 'check', lambda *_: None)
+  monkeypatch.setattr(upstream.subprocess, 'run', lambda *_, **__: None)
+  site, checkout = tmp_path / 'lib/python3/site-packages', tmp_path / "it's"
+  for folder in (site, checkout):
+    (folder / 'desktop_env/evaluators').mkdir(parents=True)
+    (folder / 'desktop_env/__init__.py').touch()
+  assert upstream.main([str(tmp_path), str(site / 'desktop_env')]) == 2
+  assert 'desktop_env/evaluators, got' in capsys.readouterr().err
+  assert upstream.main([str(tmp_path), str(checkout)]) == 0
+  monkeypatch.undo()
+  program = ('import site, sys; site.addsitedir(sys.argv[1]); '
+             'import desktop_env; print(desktop_env.__file__)')
+  found = subprocess.run([sys.executable, '-I', '-c', program, str(site)],
+                         check=True, capture_output=True, text=True).stdout
+  assert found.strip() == str(checkout / 'desktop_env/__init__.py')
