@@ -400,6 +400,7 @@ def _collect(words, place, request):
   assert given.keys() <= set(
       re.findall("'(STEP_JAX_[A-Z_]+)'", module.read_text()))
   monkeypatch = request.getfixturevalue('monkeypatch')
+  monkeypatch.delenv('PYTEST_ADDOPTS', raising=False)  # are of this session
   for name, value in given.items():
     monkeypatch.setenv(name, value)
   found = []
