@@ -106,8 +106,10 @@ def compile_once():
   def make_setup_once(config, world):
     if config.policy.name == 'qwen_vl':  # which reads pictures of a folder
       return make_setup(config, world)
-    key = repr((config.policy, config.optimizer, config.max_steps))
-    made.setdefault(key, make_setup(config, world))
+    key = repr((
+        config.method, config.policy, config.optimizer, config.max_steps))
+    if key not in made:
+      made[key] = make_setup(config, world)
     return made[key]._replace(config=config, world=world)
 
   with pytest.MonkeyPatch.context() as patch:
