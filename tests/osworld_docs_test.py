@@ -69,7 +69,7 @@ _SHORT_PAPER = {
     'optimizer.num_minibatches': 2, 'policy.response_length': 8,
     'policy.prompt_length': 480, 'policy.screen_size': (64, 36),
     'policy.lora.rank': 2, 'policy.lora.frozen_dtype': 'float32',
-    'policy.acting_batch_size': 2}
+    'policy.remat': False, 'policy.acting_batch_size': 2}
 
 
 def _stub(folder, name, body):
@@ -115,6 +115,14 @@ def compile_once():
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(setups, 'make_setup', make_setup_once)
     yield
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+  """A checkpoint's folder, which a command finds where it names one."""
+  folder = tmp_path_factory.mktemp('model')
+  paper_examples.save_checkpoint(folder)
+  return folder
 
 
 @pytest.fixture
@@ -174,7 +182,8 @@ def _run(words, place, request):
   is_paper = config.policy.name == 'qwen_vl'
   _impatient(config, _SHORT_PAPER if is_paper else _SHORT)
   if is_paper:
-    paper_examples.save_checkpoint(pathlib.Path(config.policy.checkpoint))
+    pathlib.Path(config.policy.checkpoint).symlink_to(
+        request.getfixturevalue('model'))
   train.train(config, workdir)
   rows = _rows(workdir)
   slots = config.num_base_tasks * config.group_size
@@ -264,7 +273,7 @@ def _evaluate(words, place, request):
   """`evaluate.py`, of a model as it comes, and what OSWorld reads of it."""
   fakes = request.getfixturevalue('fakes')
   values = _parse(words, fakes, request.getfixturevalue('monkeypatch'))
-  paper_examples.save_checkpoint(place / 'UI-TARS')
+  pathlib.Path(values.checkpoint).symlink_to(request.getfixturevalue('model'))
   workdir = pathlib.Path(values.workdir)
   config = evaluate._find_config(workdir, values.config, values.checkpoint)
   _impatient(config, _SHORT_PAPER)
