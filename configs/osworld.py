@@ -107,9 +107,10 @@ def _on_servers(config: ml_collections.ConfigDict) -> None:
     arguments.proxies = ''  # a file, for tasks that ask for a proxy
     arguments.settle_after_reset = 60.0  # seconds, as OSWorld waits
     arguments.settle_before_evaluation = 20.0
-  # Seconds: a machine may take 600 to be restored and a task 300 to be set up.
+  # Seconds: a machine may take 600 to be restored, and a task 300 to be set up
+  # after 600 of waiting for other tasks, and 60 to settle.
   config.env.start_timeout = 720.0
-  config.env.step_timeout = 1200.0
+  config.env.step_timeout = 1620.0
   config.warm_start.demonstrations = 0  # OSWorld's tasks have no solutions
 
 

@@ -15,6 +15,8 @@ from experiments import checks
 from experiments import setups
 from experiments import worlds
 from step_jax.algorithm import methods
+from step_jax.envs.osworld import machines
+from step_jax.envs.osworld import upstream
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _FILES = sorted(
@@ -147,6 +149,23 @@ def test_tasks_are_those_of_the_environment(path, arg, monkeypatch):
   else:
     with pytest.raises(checks.UserError, match='env.tasks'):
       worlds.make_world(config)
+
+
+@pytest.mark.parametrize('arg', ['servers', 'paper'])
+def test_osworlds_machines_have_their_fields_and_their_time(arg):
+  config = _module(_ROOT / 'configs' / 'osworld.py').get_config(arg)
+  arguments = config.env.arguments
+  assert {name: arguments[name] for name in (
+      'evaluator', 'desktop_env_python', 'password', 'settle_after_reset',
+      'settle_before_evaluation')} == {
+          'evaluator': 'auto', 'desktop_env_python': '', 'password': 'password',
+          'settle_after_reset': 60., 'settle_before_evaluation': 20.}
+  assert config.warm_start.demonstrations == 0
+  restore = machines._RESTORE_SECONDS
+  assert config.env.start_timeout > restore == 600
+  assert config.env.step_timeout > (
+      restore + upstream._QUEUE_SECONDS + upstream.SECONDS
+      + arguments.settle_after_reset)
 
 
 def _optimizer(**changes):

@@ -192,6 +192,7 @@ def test_errors_say_what_was_expected(commands, message):
     ((.5, .99), (.6, 1.), 'scroll', 'left'),
 ])
 def test_drags_are_swipes_or_scrolls(start, end, name, direction):
+  """Of bytedance/UI-TARS #192 and #231: whatever models draw on phones."""
   assert json_action.encode(
       Action(kind='drag', point=start, end=end), screen_size=(1080, 2400)) == [
           _command(name, direction=direction)]

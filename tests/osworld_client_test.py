@@ -240,6 +240,8 @@ def test_downloads_are_kept_by_their_url(tmp_path):
     content = client_lib.download(url, tmp_path / 'c', transport=transport)
     assert content == url.encode()
   assert asked == ['https://a/x', 'https://a/y']
+  assert {path.stat().st_mode & 0o777
+          for path in (tmp_path / 'c').iterdir()} == {0o444}  # all share them
   for _ in range(2):  # a failure is not kept
     with pytest.raises(DesktopError, match='https://a/none could not be'):
       client_lib.download('https://a/none', tmp_path, transport=transport)

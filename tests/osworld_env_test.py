@@ -29,7 +29,7 @@ TEXT = {'kind': 'text'}
 
 
 def write_task(folder, name, *, instruction='Write word and save.', steps=None,
-               **fields):
+               wrong=(), **fields):
   value = {
       'id': name, 'instruction': instruction,
       'config': [{'type': 'launch', 'parameters': {'command': ['mousepad']}}],
@@ -41,34 +41,47 @@ def write_task(folder, name, *, instruction='Write word and save.', steps=None,
   (folder / f'{name}.json').write_text(json.dumps(value))
   if steps:
     (folder / f'{name}.solution.json').write_text(json.dumps(
-        {'steps': steps}))
+        {'steps': steps, **({'wrong': wrong} if wrong else {})}))
 
 
 def make_osworld(folder):
-  """OSWorld's folder: a task for ours, one for its package, one for nobody."""
+  """OSWorld's folder: three tasks for ours, two for its package, and one
+  that nobody can play."""
+  same = {'type': 'vm_file', 'path': '/a'}
   for domain, name, fields in (
       ('os', 'zero', {'evaluator': {'func': 'infeasible'}}),
+      ('os', 'never', {'evaluator': {'func': 'infeasible'}}),
+      ('os', 'word', {}),
+      ('gimp', 'length', {'config': [], 'evaluator': {
+          'func': 'length', 'result': same, 'expected': same}}),
       ('vlc', 'theirs', {'config': [], 'evaluator': {
-          'func': 'exact_match', 'result': {'type': 'vm_file', 'path': '/a'},
-          'expected': {'type': 'vm_file', 'path': '/a'}}}),
+          'func': 'exact_match', 'result': same, 'expected': same}}),
       ('vlc', 'google', {'config': [{'type': 'googledrive',
                                      'parameters': {}}]})):
     (folder / 'examples' / domain).mkdir(parents=True, exist_ok=True)
     write_task(folder / 'examples' / domain, name, **{
         'instruction': 'Fly to the moon.', **fields})
   path = folder / 'test_all.json'
-  path.write_text(json.dumps({'vlc': ['theirs', 'google'], 'os': ['zero']}))
+  path.write_text(json.dumps({
+      'vlc': ['theirs', 'google'], 'os': ['zero', 'never', 'word'],
+      'gimp': ['length']}))
   return str(path)
+
+
+def write_editor_tasks(folder):
+  """A task for `make_editor`, and one that cannot be done, with solutions."""
+  typed = {'verb': 'type', 'element': TEXT, 'word': 'word'}
+  write_task(folder, 'write', steps=[
+      typed,
+      {'verb': 'click', 'element': {'kind': 'push-button', 'text': 'Save'}},
+      {'verb': 'done'}], wrong=[typed, {'verb': 'fail'}])
+  write_task(folder, 'zero', instruction='Fly to the moon.',
+             evaluator={'func': 'infeasible'}, steps=[{'verb': 'fail'}])
 
 
 @pytest.fixture
 def folder(tmp_path):
-  write_task(tmp_path, 'write', steps=[
-      {'verb': 'type', 'element': TEXT, 'word': 'word'},
-      {'verb': 'click', 'element': {'kind': 'push-button', 'text': 'Save'}},
-      {'verb': 'done'}])
-  write_task(tmp_path, 'zero', instruction='Fly to the moon.',
-             evaluator={'func': 'infeasible'}, steps=[{'verb': 'fail'}])
+  write_editor_tasks(tmp_path)
   return tmp_path
 
 
@@ -319,17 +332,10 @@ def test_a_part_of_a_score_is_told_and_not_rewarded(env, fake, monkeypatch):
     assert (found, info['score']) == (reward, score)
 
 
-def test_the_wrong_way_can_be_gone_too(env, folder, fake):
-  path = folder / 'write.solution.json'
-  solution = json.loads(path.read_text())
-  solution['wrong'] = [solution['steps'][0], {'verb': 'fail'}]
-  path.write_text(json.dumps(solution))
-  env.close()
-  again = make(folder, fake)
-  _, info = reset(again, 'write', expert='wrong')
-  *_, info = again.step(info['expert_action'])
+def test_the_wrong_way_can_be_gone_too(env):
+  _, info = reset(env, 'write', expert='wrong')
+  *_, info = env.step(info['expert_action'])
   assert base.VERBS[info['expert_action'][0]] == 'fail'
-  again.close()
 
 
 # Which tasks.

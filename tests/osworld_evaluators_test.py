@@ -356,6 +356,14 @@ AGENTS = {
         dict(TEXT_FILE, postconfig=[
             {'type': 'open', 'parameters': {'path': '/a'}}]),
         {'/setup/open_file': [404]}),
+    'it cannot be opened any more': (
+        dict(TEXT_FILE, postconfig=[
+            {'type': 'open', 'parameters': {'path': '/a'}}]),
+        {'/setup/open_file': [500] * 3}),
+    'it removed the program that is launched, which writes the result': (
+        dict(TEXT_FILE, postconfig=[
+            {'type': 'launch', 'parameters': {'command': 'x'}}]),
+        {'/setup/launch': [500] * 3, '/file': [404]}),
 }
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import json
+import subprocess
 import sys
 import threading
 import time
@@ -139,7 +140,8 @@ def test_two_machines_at_once_on_one_task(python, task, files, cache):
     assert count in (1, 2)  # 1 if the second came late
     assert play(python, good, made) == (1, '')
     assert files.count == count  # from the cache that all share
-    assert [path.read_bytes() for path in cache.iterdir()] == [GOLD]
+    kept, = cache.iterdir()
+    assert kept.read_bytes() == GOLD and kept.stat().st_mode & 0o777 == 0o444
 
 
 def test_setup_reaches_the_machine_by_its_ports(python, fake, task, files):
@@ -176,6 +178,31 @@ def test_a_token_and_a_proxy_go_to_the_desktop(python, task, tmp_path):
             if route == '/execute'] == [['proxy', str(proxies), 'secret']]
 
 
+def test_a_task_of_ours_that_asks_for_a_proxy_has_it(python, fake, task):
+  """'auto' leaves it to the package where there are proxies."""
+  path = task(func='infeasible').path
+  path.write_text(json.dumps({**json.loads(path.read_text()), 'proxy': True}))
+  for proxies, commands in (
+      ('', []), ('/proxies.json', [['proxy', '/proxies.json', 'secret']])):
+    fields = {'evaluator': 'auto', 'desktop_env_python': python,
+              'evaluator_processes': 2, 'proxies': proxies}
+    assert env_lib.examine_tasks([str(path)], **fields)[0] == {}
+    with contextlib.closing(env_lib.OSWorldEnv(
+        [path], addresses=[fake.address], pause=0., password='secret',
+        **fields)) as env:
+      env.reset()
+      assert env.step(base.make_action('fail'))[1] == 1
+    assert [body['command'] for route, body in fake.requests
+            if route == '/execute'] == commands
+  for evaluator in ('own', 'auto'):  # without the interpreter
+    wrong, _ = env_lib.examine_tasks(
+        [str(path)], evaluator=evaluator, proxies='/proxies.json')
+    assert wrong == {str(path): (
+        f"{path}: asks for a proxy: expected evaluator 'auto' or 'desktop_env' "
+        "with desktop_env_python, as only OSWorld's package uses proxies, got "
+        "'own'")}
+
+
 def test_only_saying_so_solves_an_infeasible_task(python, fake, task):
   fake.files = {'/a': GOLD}
   for fields, failed, score in (
@@ -199,9 +226,20 @@ AGENTS = {
     'a post-configuration that opens what is gone': (
         {'postconfig': [open_step()]}, {'/setup/open_file': [404]},
         'HTTPError'),
+    'a post-configuration that cannot open what is there': (
+        {'postconfig': [open_step()]}, {'/setup/open_file': [500]},
+        'HTTPError'),
     'a program that is not there': (
         {'postconfig': [{'type': 'execute', 'parameters': {'command': 'x'}}]},
         {'/execute': ['error']}, ''),
+    'a program to launch that is not there': (
+        {'postconfig': [{'type': 'launch', 'parameters': {'command': 'x'}}]},
+        {'/setup/launch': [500]}, ''),
+    'output that is not UTF-8': (
+        {'result': {'type': 'vm_command_line', 'command': 'x'}},
+        {'/execute': [500]}, ''),
+    'no file to compare with': (
+        {'result': {**FILE, 'path': '/b'}, 'expected': FILE}, {}, ''),
 }
 # What only the machine can cause is an error.
 MACHINES = {
@@ -219,6 +257,7 @@ MACHINES = {
 @pytest.mark.parametrize('row', AGENTS)
 def test_what_the_agent_can_cause_scores_0(python, fake, task, row):
   fields, failures, note = AGENTS[row]
+  fake.files = {'/b': GOLD}
   with make_judge(python, fake) as judge:
     made = task(**fields)
     judge.prepare(made)
@@ -275,12 +314,24 @@ def test_a_dead_desktop_is_told_at_once(python, fake, task):
 
 def test_orders_wait_for_a_free_process(python, task, files):
   """Four at once, of which two may work: all are answered."""
+  working, counts, lock = [], [], threading.Lock()
+
+  def work(command):
+    with lock:
+      working.append(command)
+      counts.append(len(working))
+    time.sleep(.3)
+    with lock:
+      working.pop()
+    return ''
+
   with contextlib.ExitStack() as stack:
     fakes = [stack.enter_context(fake_desktop.FakeDesktop()) for _ in range(4)]
     scores = []
     for fake in fakes:
-      fake.files = {'/a': GOLD}
-    made = task()  # written once, as all read it
+      fake.files, fake.on_execute = {'/a': GOLD}, work
+    made = task([{'type': 'execute', 'parameters': {
+        'command': 'x'}}])  # written once, as all read it
     threads = [threading.Thread(target=lambda fake=fake: scores.append(
         play(python, fake, made)[0])) for fake in fakes]
     for thread in threads:
@@ -288,6 +339,7 @@ def test_orders_wait_for_a_free_process(python, task, files):
     for thread in threads:
       thread.join()
     assert scores == [1] * 4
+    assert len(counts) == 4 and max(counts) <= 2
 
 
 def test_an_environment_with_two_sorts_of_tasks(python, fake, task, tmp_path):
@@ -352,3 +404,21 @@ def test_the_command_makes_the_virtual_environment(
   assert capsys.readouterr().out == (
       f"--config.env.arguments.desktop_env_python='{python}'\n")
   assert upstream.main([]) == 2
+
+
+def test_a_checkout_goes_before_the_package(monkeypatch, capsys, tmp_path):
+  monkeypatch.setattr(upstream, 'check', lambda *_: None)
+  monkeypatch.setattr(upstream.subprocess, 'run', lambda *_, **__: None)
+  site, checkout = tmp_path / 'lib/python3/site-packages', tmp_path / "it's"
+  for folder in (site, checkout):
+    (folder / 'desktop_env/evaluators').mkdir(parents=True)
+    (folder / 'desktop_env/__init__.py').touch()
+  assert upstream.main([str(tmp_path), str(site / 'desktop_env')]) == 2
+  assert 'desktop_env/evaluators, got' in capsys.readouterr().err
+  assert upstream.main([str(tmp_path), str(checkout)]) == 0
+  monkeypatch.undo()
+  program = ('import site, sys; site.addsitedir(sys.argv[1]); '
+             'import desktop_env; print(desktop_env.__file__)')
+  found = subprocess.run([sys.executable, '-I', '-c', program, str(site)],
+                         check=True, capture_output=True, text=True).stdout
+  assert found.strip() == str(checkout / 'desktop_env/__init__.py')

@@ -54,7 +54,6 @@ _FIELDS = {
     'env.arguments.evaluator': 'desktop_env',
     'env.arguments.evaluator_processes': 2,  # a service that no other run has
     'policy.response_length': 8, 'policy.prompt_length': 512,
-    'policy.min_pixels': 56 * 56, 'policy.max_pixels': 112 * 112,
     'policy.dtype': 'float32', 'policy.acting_batch_size': 2,
     'low_threshold': .5, 'optimizer.learning_rate': 1e-2}
 _FAR = {'lag': 1, 'optimizer.importance_cap': 2., 'env.backend': 'ray',
@@ -63,6 +62,15 @@ _FOLLOWERS = {  # of a token; the first ends prompts
     'Ċ': ['Action'], 'Action': [':'], ':': ['Ġcall', 'Ġfinished', 'Ġwait'],
     'Ġcall': ['_user'], '_user': ['()'], 'Ġfinished': ['()'],
     'Ġwait': ['()'], '()': [tokenizer_lib.END]}
+# What a checkpoint's folder has besides its weights and vocabulary.
+_BESIDE = {
+    'generation_config.json': {'eos_token_id': [151_645, 151_643]},
+    'preprocessor_config.json': {
+        'min_pixels': 56 * 56, 'max_pixels': 112 * 112, 'patch_size': 14},
+    'chat_template.json': {'chat_template': (
+        '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n'
+        "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+        "{{ message['content'] }}<|im_end|>\n{% endfor %}")}}
 _SURE = 8.  # of a head that reads vectors of length 8 ** .5
 _MARK = 'STEP_JAX_PAPER_EXAMPLE'  # in the environment of all that a run starts
 _END_SECONDS = 90.  # two agents of a Ray that was killed wait for 60
@@ -71,7 +79,8 @@ _END_SECONDS = 90.  # two agents of a Ray that was killed wait for 60
 def save_checkpoint(folder):
   """A Qwen2.5-VL of few weights under the whole vocabulary: tables of bigrams.
 
-  Its layers add nothing at first, so that a token decides alone what follows.
+  The files are those of a real one, for smaller pictures. Its layers add
+  nothing at first, so that a token decides alone what follows.
   """
   config = qwen_vl_examples.few_weights(tied=False)
   params = model_lib.init_params(
@@ -88,7 +97,9 @@ def save_checkpoint(folder):
       text['head'] = text['head'].at[
           tokenizer.token_to_id(follower), place].set(_SURE)
   saving.save_params(folder, config, params)
-  tokenizer.save(str(folder / 'tokenizer.json'))
+  tokenizer.model.save(str(folder))  # vocab.json and merges.txt
+  for name, values in _BESIDE.items():
+    (folder / name).write_text(json.dumps(values))
 
 
 class _Run:

@@ -32,6 +32,7 @@ def _choose(folder, version='auto', prompt='ui_tars', **given):
     ('llama', 'auto', _DPO, False),  # which is refused elsewhere
 ])
 def test_versions(family, version, expected, warns, tmp_path):
+  """Of bytedance/UI-TARS #119 and #173: UI-TARS-1.5 counts in pixels."""
   (tmp_path / 'config.json').write_text(json.dumps({'model_type': family}))
   *found, stops, warning = _choose(tmp_path, version)
   assert tuple(found) == expected and stops == ()
@@ -98,6 +99,7 @@ def test_without_a_folder_it_is_dpo_s(tmp_path):
 
 
 def test_prompts_offer_what_each_version_was_given():
+  """Of bytedance/UI-TARS #122: two prompts for phones."""
   asked = {
       (name, platform): {line.partition('(')[0] for line in text.splitlines()
                          if '(' in line and not line.startswith('-')}

@@ -304,7 +304,7 @@ PHONE = (
      f"drag(start_box='{_P(500, 900)}', end_box='{_P(500, 300)}')"),
     ("swipe(start_box='(500,900)', end_box='(500,300)')",
      f"drag(start_box='{_P(500, 900)}', end_box='{_P(500, 300)}')"),
-    # Of bytedance/UI-TARS #192, #231 and #103.
+    # Of bytedance/UI-TARS #192, #231, and #103 with #104.
     ("drag(start_box='(255,690)', end_box='(235,142)')",
      f"drag(start_box='{_P(255, 690)}', end_box='{_P(235, 142)}')"),
     ("drag(start_box='(897,208)', end_box='(244,208)')",

@@ -1,5 +1,8 @@
 """UI-TARS text: every rule of the grammar, every error, and round trips."""
 
+import importlib.util
+import os
+
 import hypothesis
 from hypothesis import strategies as st
 import pytest
@@ -198,9 +201,9 @@ def test_thoughts_under_other_labels(text, thought):
       thought, Action(kind='wait'))
 
 
-def _written(text, platform='desktop', size=None):
+def _written(text, platform='desktop', size=None, convention='thousand'):
   """What is read from a response, as it is written; '' if it is refused."""
-  form = {'convention': 'thousand', 'platform': platform, 'image_size': size}
+  form = {'convention': convention, 'platform': platform, 'image_size': size}
   action = ui_tars.read(text, **form)
   return '' if action is None else ui_tars.encode(
       action, **form).removeprefix('Action: ')
@@ -217,7 +220,47 @@ def test_what_models_write():
   assert sum(row[2] and not row[1] for row in ui_tars_table.ROWS) == 15
 
 
+def test_what_models_write_in_pixels():
+  """Of a picture of a thousand pixels, where the numbers are the same."""
+  for text, expected, _ in ui_tars_table.ROWS:
+    assert _written(text, size=(1000, 1000), convention='pixels') == (
+        expected.replace('<|box_start|>', '').replace('<|box_end|>', '')), text
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')  # of ast.Str
+def test_what_the_official_parser_reads():
+  """Opt-in: STEP_JAX_UI_TARS is the path of its action_parser.py."""
+  path = os.environ.get('STEP_JAX_UI_TARS')
+  if not path:
+    pytest.skip('STEP_JAX_UI_TARS names no action_parser.py')
+  spec = importlib.util.spec_from_file_location('action_parser', path)
+  parser = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(parser)
+
+  def is_read(text):
+    try:
+      calls = parser.parse_action_to_structure_output(
+          text, 1000, *SIZE[::-1], model_type='qwen2vl')
+      return all(
+          call['action_type'] in ('wait', 'call_user')  # its callers do these
+          or 'Unrecognized' not in parser.parsing_response_to_pyautogui_code(
+              call, *SIZE[::-1]) for call in calls)
+    except Exception:
+      return False
+
+  assert not [text for text, _, official in ui_tars_table.ROWS
+              if is_read(text) is not official]
+
+
+def test_a_point_in_pixels_is_no_point_in_thousandths():
+  """Of bytedance/UI-TARS #119 and #173: what UI-TARS-1.5 writes."""
+  call = "click(start_box='(177,549)')"
+  assert _decode(call, 'pixels', SIZE).point == (177 / 1932, 549 / 1092)
+  assert _decode(call).point == (.177, .549)
+
+
 def test_what_models_write_on_phones():
+  """Some of bytedance/UI-TARS #192, #231, #103 and #104."""
   wrong = [(text, expected, found) for text, expected in ui_tars_table.PHONE
            if (found := _written(
                f'Action: {text}', 'mobile', (1080, 2400))) != expected]
@@ -454,22 +497,26 @@ def test_any_point_moves_by_half_a_step_at_most(action):
   assert ui_tars.encode(decoded, convention='thousand') == text
 
 
-@pytest.mark.parametrize('platform, kinds', [
-    ('desktop', action_strategies.DESKTOP),
-    ('mobile', action_strategies.MOBILE)])
-def test_mutated_responses_raise_the_codecs_error_only(platform, kinds):
+@pytest.mark.parametrize('platform, kinds, rows', [
+    ('desktop', action_strategies.DESKTOP, ui_tars_table.ROWS),
+    ('mobile', action_strategies.MOBILE, [
+        (f'Action: {row[0]}',) for row in ui_tars_table.PHONE])])
+def test_mutated_responses_raise_the_codecs_error_only(platform, kinds, rows):
+  """Responses of ours, and those that models write."""
   form = {'convention': 'thousand', 'platform': platform}
+
+  def write(action):
+    return ui_tars.encode(action, thought='a', **form)
 
   @thousand_cases
   @hypothesis.given(
-      action=action_strategies.some_actions(
-          amounts=st.just(5), kinds=kinds, typed=SAID),
+      text=action_strategies.some_actions(
+          amounts=st.just(5), kinds=kinds, typed=SAID).map(write)
+      | st.sampled_from([row[0] for row in rows]),
       cuts=st.tuples(st.integers(0, 200), st.integers(0, 200)),
       inserted=st.sampled_from(action_strategies.FRAGMENTS) |
       st.text(max_size=5))
-  def check(action, cuts, inserted):
-    text = ui_tars.encode(action, thought='a', **form)
-    assert text.startswith('Thought: a\nAction: ')
+  def check(text, cuts, inserted):
     first, last = (min(cut, len(text)) for cut in cuts)
     mutated = text[:first] + inserted + text[last:]
     try:
@@ -478,8 +525,10 @@ def test_mutated_responses_raise_the_codecs_error_only(platform, kinds):
       assert '\n' not in str(error) and str(error).startswith('expected ')
     else:
       assert actions.matches(decoded, decoded)
-      again = ui_tars.encode(decoded, thought=thought, **form)
-      assert ui_tars.decode(again, **form) == (thought, decoded)
+      again = ui_tars.decode(
+          ui_tars.encode(decoded, thought=thought, **form), **form)
+      assert again[0] == thought  # a point may lie between thousandths
+      assert actions.matches(decoded, again[1], tolerance=.001)
 
   check()
 

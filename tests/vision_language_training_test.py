@@ -2,7 +2,6 @@
 
 import functools
 import json
-import pathlib
 
 import jax
 import numpy as np
@@ -12,29 +11,21 @@ from configs import androidworld as androidworld_config
 from configs import osworld as osworld_config
 from experiments import checks
 from experiments import collectors
-from experiments import export
 from experiments import policies
 from experiments import setups
 from experiments import train
 from experiments import view
 from experiments import warm_start
 from experiments import worlds
-from step_jax.envs.osworld import env as osworld_env
-from step_jax.envs.osworld import machines
-from step_jax.policies.qwen_vl import checkpoint
 from step_jax.policies.qwen_vl import model as model_lib
 from step_jax.policies.qwen_vl import saving
 from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
 from step_jax.runs import episodes
-from step_jax.runs import metrics
 from step_jax.runs import progress as progress_lib
 from step_jax.runs import stopping
-from tests import fake_desktop
 from tests import fake_phone
 from tests import fake_phone_tasks
-from tests import fake_venv
 from tests import fake_world
-from tests import osworld_env_test
 from tests import qwen_vl_examples
 from tests import vision_language_test
 
@@ -153,59 +144,6 @@ def _paper(config, tmp_path, fake, **changes):
       'policy.response_length': 8, 'policy.prompt_length': 480,
       'policy.min_pixels': 56 * 56, 'policy.acting_batch_size': 2, **changes})
   return config
-
-
-def test_the_paper_s_experiment_runs_on_fake_desktops(
-    tmp_path, monkeypatch, capsys):
-  """A list of ids: ours, one for OSWorld's package, one that is left out."""
-  monkeypatch.setattr(machines, '_LEASE_SECONDS', 0.)
-  monkeypatch.setattr(osworld_env, '_LOOK_PAUSE', 0.)
-  _save_tiny_checkpoint(tmp_path / 'model')
-  with fake_desktop.FakeDesktop() as fake:
-    fake.picture = fake_desktop.picture((64, 36))
-    fake.tree = fake_desktop.small_tree()
-    fake.files = {'/a': b'it is equal to itself'}
-    config = _paper(osworld_config.get_config('paper'), tmp_path, fake, **{
-        'env.tasks': (osworld_env_test.make_osworld(tmp_path),),
-        'env.arguments.pause': 0.,
-        'env.arguments.settle_after_reset': 0.,
-        'env.arguments.settle_before_evaluation': 0.,
-        'env.arguments.desktop_env_python': fake_venv.make(tmp_path),
-        'policy.screen_size': (64, 36), 'policy.lora.rank': 2,
-        'policy.lora.frozen_dtype': 'float32'})
-    with pytest.raises(checks.UserError, match=(
-        'needs a Google account.*skip_unsupported=True goes on .* other 2')):
-      worlds.make_world(config)
-    config.env.skip_unsupported = True
-    config.num_base_tasks, config.group_size = 2, 4
-    train.train(config, tmp_path / 'run')
-    row, = _rows(tmp_path / 'run')
-    assert row['trajectories'] == row['valid_trajectories'] == 8
-    assert row['environment_steps'] == 16  # nothing that it writes acts
-    assert row['environment_failures'] == 0
-    assert fake.count('/screenshot') > 16
-    skipped = metrics.read_json(tmp_path / 'run' / 'skipped_tasks.json')
-    assert [pathlib.Path(path).stem for path in skipped] == ['google']
-    assert '1 of 2 tasks are prepared and evaluated by desktop-env' in (
-        capsys.readouterr().err)
-    _check_export(config, tmp_path)
-    world = worlds.make_world(config, 'all')
-    assert list(zip(world.domains, world.tasks)) == [
-        ('vlc', 'theirs'), ('os', 'zero')]
-
-
-def _check_export(config, tmp_path):
-  """Nothing was learned, so that the export is the model it began with."""
-  output = tmp_path / 'exported'
-  export.export(config, tmp_path / 'run', output, 'float32')
-  assert (output / 'tokenizer.json').exists()
-  jax.tree.map(np.testing.assert_array_equal, *(
-      checkpoint.load_params(folder, checkpoint.read_config(folder))
-      for folder in (output, tmp_path / 'model')))
-  with pytest.raises(checks.UserError, match='to be empty'):
-    export.export(config, tmp_path / 'run', output, 'float32')
-  with pytest.raises(checks.UserError, match='began with policy.checkpoint'):
-    export.export(_config(), tmp_path / 'run', tmp_path / 'other', 'float32')
 
 
 def test_the_paper_s_experiment_runs_on_a_fake_phone(tmp_path):

@@ -280,5 +280,6 @@ def download(url: str, cache: pathlib.Path, *,
   cache.mkdir(parents=True, exist_ok=True)
   draft = path.with_suffix(f'.{os.getpid()}')
   draft.write_bytes(response.content)
+  draft.chmod(0o444)  # as all episodes share it
   draft.replace(path)
   return response.content

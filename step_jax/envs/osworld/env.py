@@ -70,7 +70,8 @@ class OSWorldEnv(gymnasium.Env):
     desktop_env_python: the interpreter of a virtual environment with the
       package desktop-env; 'auto' without it is 'own'.
     evaluator_processes: tasks that the package works on at once, in all.
-    proxies: a file of proxies, as the package has it, or ''.
+    proxies: a file of proxies, as the package has it, or ''. The package
+      plays the tasks that ask for one.
     settle_after_reset: seconds after a task's setup; OSWorld waits 60.
     settle_before_evaluation: seconds; OSWorld waits 20.
     reset_command: a command of this machine that restores a desktop before each
@@ -115,7 +116,8 @@ class OSWorldEnv(gymnasium.Env):
         raise ValueError(f'expected {name} of at least 0, got {seconds}')
     upstream.check(evaluator, desktop_env_python)
     self._tasks = tasks_lib.load_all(
-        tasks, evaluator=judge.chosen(evaluator, desktop_env_python))
+        tasks, evaluator=judge.chosen(evaluator, desktop_env_python),
+        proxies=bool(proxies))
     self.tasks = tuple(task.id for task in self._tasks)
     self.max_steps = max_steps
     self.render_mode = render_mode

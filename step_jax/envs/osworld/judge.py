@@ -152,7 +152,8 @@ def examine(tasks: Sequence[str], *, evaluator: str = 'own',
   """
   upstream.check(evaluator, desktop_env_python)
   loaded, wrong = tasks_lib.survey(
-      tasks, evaluator=chosen(evaluator, desktop_env_python))
+      tasks, evaluator=chosen(evaluator, desktop_env_python),
+      proxies=bool(proxies))
   theirs = [task for task in loaded if task.evaluator is None]
   if theirs:
     lacking = _ask_what_is_lacking(desktop_env_python, evaluator_processes,

@@ -52,7 +52,8 @@ class Task:
   proxy: bool = False  # it asks for one
 
 
-def load(path: str | os.PathLike, *, evaluator: str = 'own') -> Task:
+def load(path: str | os.PathLike, *, evaluator: str = 'own',
+         proxies: bool = False) -> Task:
   """Reads and checks a task file and its solution.
 
   Args:
@@ -60,6 +61,8 @@ def load(path: str | os.PathLike, *, evaluator: str = 'own') -> Task:
     evaluator: 'own'; 'desktop_env', which leaves steps, getters and metrics to
       that package: only the kinds of the steps are checked; or 'auto', our own
       where every part of the task is covered, and the package for the others.
+    proxies: whether there are some for the tasks that ask for one, which only
+      the package can use.
 
   Returns:
     The task.
@@ -77,7 +80,13 @@ def load(path: str | os.PathLike, *, evaluator: str = 'own') -> Task:
   _check_instruction(value['instruction'], field['instruction'])
   config = value.get('config', [])
   own = None
-  if evaluator != 'desktop_env':
+  by_proxy = proxies and value.get('proxy') is True
+  if by_proxy and evaluator == 'own':
+    raise checks.TaskError(
+        f"{path}: asks for a proxy: expected evaluator 'auto' or 'desktop_env' "
+        "with desktop_env_python, as only OSWorld's package uses proxies, got "
+        "'own'")
+  if evaluator != 'desktop_env' and not by_proxy:
     try:
       setup.check_steps(config, field['config'])
       own = evaluators.load(value['evaluator'], field['evaluator'])
@@ -128,12 +137,12 @@ def _check_instruction(instruction: str, field: checks.Field) -> None:
 
 def load_all(
     tasks: str | os.PathLike | Sequence[str | os.PathLike], *,
-    evaluator: str = 'own') -> tuple[Task, ...]:
+    evaluator: str = 'own', proxies: bool = False) -> tuple[Task, ...]:
   """Loads task files.
 
   Args:
     tasks: see `task_lists.find`.
-    evaluator: see `load`.
+    evaluator, proxies: see `load`.
 
   Returns:
     The tasks, in the order of `task_lists.find`.
@@ -143,7 +152,8 @@ def load_all(
       id, or one cannot be played; with a summary where several are wrong.
     MissingProgramError: as of `load`.
   """
-  loaded, wrong = survey(task_lists.find(tasks), evaluator=evaluator)
+  loaded, wrong = survey(
+      task_lists.find(tasks), evaluator=evaluator, proxies=proxies)
   if wrong:
     raise checks.TaskError(summary(wrong, len(wrong) + len(loaded)))
   if not loaded:
@@ -156,13 +166,13 @@ def load_all(
   return loaded
 
 
-def survey(paths: Iterable[str | os.PathLike], *, evaluator: str = 'own'
-           ) -> tuple[tuple[Task, ...], dict[str, str]]:
+def survey(paths: Iterable[str | os.PathLike], *, evaluator: str = 'own',
+           proxies: bool = False) -> tuple[tuple[Task, ...], dict[str, str]]:
   """Loads what can be played, and says of the rest why not.
 
   Args:
     paths: of task files.
-    evaluator: see `load`.
+    evaluator, proxies: see `load`.
 
   Returns:
     The tasks, and `{path: reason}` of the others.
@@ -173,7 +183,7 @@ def survey(paths: Iterable[str | os.PathLike], *, evaluator: str = 'own'
   loaded, wrong = [], {}
   for path in paths:
     try:
-      task = load(path, evaluator=evaluator)
+      task = load(path, evaluator=evaluator, proxies=proxies)
     except checks.TaskError as error:
       wrong[str(path)] = str(error)
       continue

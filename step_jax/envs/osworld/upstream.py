@@ -3,12 +3,13 @@
 The package needs old versions of much of what this project uses, and 7 GB, so
 it lives in a virtual environment of its own, which
 
-  python -m step_jax.envs.osworld.upstream DIR
+  python -m step_jax.envs.osworld.upstream DIR [OSWORLD]
 
-makes; `desktop_env_python` is then DIR/bin/python. It runs as one service for
-all environments of this user on this machine, which the first of them starts
-and which ends a little after the last one: see `service/__main__.py`. All of
-OSWorld's steps, getters and metrics are there.
+makes; `desktop_env_python` is then DIR/bin/python. The code of OSWORLD, a
+checkout of its repository, goes before that of the package. It runs as one
+service for all environments of this user on this machine, which the first of
+them starts and which ends a little after the last one: see
+`service/__main__.py`. All of OSWorld's steps, getters and metrics are there.
 """
 
 from collections.abc import Sequence
@@ -184,16 +185,24 @@ class Service:
 
 def main(argv: Sequence[str]) -> int:
   """Makes the virtual environment; returns the exit code."""
-  if len(argv) != 1 or argv[0].startswith('-'):
-    print('usage: python -m step_jax.envs.osworld.upstream DIR',
+  if not 1 <= len(argv) <= 2 or argv[0].startswith('-'):
+    print('usage: python -m step_jax.envs.osworld.upstream DIR [OSWORLD]',
           file=sys.stderr)
     return 2
-  python = pathlib.Path(argv[0]).absolute() / 'bin' / 'python'
+  folder, *checkout = map(pathlib.Path, argv)
+  if checkout and not (checkout[0] / 'desktop_env/evaluators').is_dir():
+    print('expected a checkout of OSWorld, which has desktop_env/evaluators, '
+          f'got {checkout[0]}', file=sys.stderr)
+    return 2
+  python = folder.absolute() / 'bin' / 'python'
   try:
     for command in (
         [sys.executable, '-m', 'venv', argv[0]],
         [str(python), '-m', 'pip', 'install', REQUIREMENT]):
       subprocess.run(command, check=True)
+    for site in folder.glob('lib/python*/site-packages') if checkout else ():
+      (site / 'osworld.pth').write_text(  # before site-packages, so by code
+          f'import sys; sys.path.insert(0, {str(checkout[0].absolute())!r})\n')
     check('desktop_env', str(python))
   except (OSError, subprocess.SubprocessError, ValueError) as error:
     print(error, file=sys.stderr)

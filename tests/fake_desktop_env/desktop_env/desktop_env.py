@@ -83,6 +83,11 @@ class DesktopEnv:
         time.sleep(.01)
     return None
 
+  def _vm_command_line(self, getter):
+    response = requests.post(
+        self.server + '/execute', json={'command': getter['command']})
+    return response.json()['output'] if response.status_code == 200 else None
+
   def _cloud_file(self, getter):
     path = os.path.join(self.cache_dir, getter['dest'])
     if not os.path.exists(path):

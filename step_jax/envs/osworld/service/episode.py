@@ -195,6 +195,7 @@ class Traffic:
         with open(draft, 'wb') as file:
           for chunk in response.iter_content(2**20):
             file.write(chunk)
+        os.chmod(draft, 0o444)  # what an episode changes is its own
         os.replace(draft, path)
       finally:
         with contextlib.suppress(FileNotFoundError):

@@ -51,6 +51,10 @@ class SetupController:
     except requests.RequestException:
       print('logged')
 
+  def _launch_setup(self, command):
+    requests.post(self.http_server + '/setup/launch', json={
+        'command': command})  # what it answers is logged
+
   def _open_setup(self, path):
     requests.post(self.http_server + '/setup/open_file',
                   json={'path': path}).raise_for_status()
