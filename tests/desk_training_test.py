@@ -107,6 +107,7 @@ def test_an_episode_of_a_run_can_be_watched(run):
     assert 1 <= picture.n_frames <= int(steps) <= 8  # equal frames are one
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_nothing_had_been(run, play, tmp_path):
   assert play(tmp_path, die_in=1) == -signal.SIGKILL
   assert [row['round'] for row in _rows(tmp_path)] == [0]

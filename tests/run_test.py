@@ -69,8 +69,10 @@ def made_launch(place, environ):
 
 
 def _train(workdir):
-  return *_RUN, _CONFIG, f'--workdir={workdir}', (
-      f'--config.num_rounds={_NUM_ROUNDS}'), '--config.eval_every=1'
+  return (
+      *_RUN, _CONFIG, f'--workdir={workdir}', '--config.group_size=4',
+      '--config.eval_episodes=1', '--config.eval_every=1',
+      f'--config.num_rounds={_NUM_ROUNDS}')
 
 
 def _until(condition, process=None):
@@ -248,8 +250,7 @@ def _assert_same_run(actual, expected):
 
 def test_a_full_disk_and_a_failing_worker_change_nothing_but_the_counts(
     place, launch, reference):
-  command = (*_train(place / 'again')[:-2], '--config.eval_every=1',
-             '--config.num_rounds=1')
+  command = *_train(place / 'again')[:-1], '--config.num_rounds=1'
   process = launch('sh', '-c', 'ulimit -f 8; exec "$@"', 'sh', *command)
   _, errors = process.communicate(timeout=_LIMIT)  # no file above 4 KiB
   assert process.returncode == 1
@@ -265,14 +266,14 @@ def test_a_full_disk_and_a_failing_worker_change_nothing_but_the_counts(
   assert row['loss'] == first['loss']
 
 
-@pytest.mark.parametrize('split, tasks', [
-    ('held_out', fake_world.HELD_OUT_TASKS),
-    ('train', fake_world.TRAIN_TASKS)])
-def test_evaluate(place, launch, environ, reference, split, tasks):
+@pytest.mark.parametrize('split, tasks, episodes', [
+    ('held_out', fake_world.HELD_OUT_TASKS, 3),
+    ('train', fake_world.TRAIN_TASKS, 1)])
+def test_evaluate(place, launch, environ, reference, split, tasks, episodes):
   workdir = place / f'evaluate_{split}'
   shutil.copytree(reference[0], workdir)
   process = launch(*_EVALUATE, f'--workdir={workdir}', f'--split={split}',
-                   '--episodes=3')
+                   f'--episodes={episodes}')
   output, errors = process.communicate(timeout=_LIMIT)
   assert (process.returncode, errors) == (0, '')
   name = 'evaluation' if split == 'train' else f'evaluation_{split}'
@@ -280,7 +281,7 @@ def test_evaluate(place, launch, environ, reference, split, tasks):
   assert tuple(found) == tasks
   for task, row in found.items():
     assert row.keys() == {'success_rate', 'episodes'}
-    assert row['episodes'] == 3 and task in output
+    assert row['episodes'] == episodes and task in output
   assert (workdir / 'evaluation.json').read_text() == (
       reference[0] / 'evaluation.json').read_text()
   assert not _left_over(environ)

@@ -146,6 +146,7 @@ def _paper(config, tmp_path, fake, **changes):
   return config
 
 
+@pytest.mark.slow
 def test_the_paper_s_experiment_runs_on_a_fake_phone(tmp_path):
   _save_tiny_checkpoint(tmp_path / 'model')
   with fake_phone.FakePhone() as fake:
