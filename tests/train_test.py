@@ -509,15 +509,18 @@ def test_every_sampler_runs_and_is_resumed(tmp_path, sampler):
   assert (max(replaced) > 0) == (sampler != 'uniform')
 
 
+_LAGGED = {
+    'lag': 1, 'optimizer.importance_cap': 2., 'optimizer.warmup_rounds': 1,
+    'optimizer.decay_rounds': 4}
+
+
 def test_with_a_lag_a_round_is_played_by_the_parameters_before(
     tmp_path, monkeypatch):
   """Meanwhile or not: it is the same run, also when it is resumed.
 
   prime-rl #3299, slime #1547, maxdiffusion #484.
   """
-  options = {'lag': 1, 'optimizer.importance_cap': 2., 'num_rounds': 4,
-             'optimizer.warmup_rounds': 1, 'optimizer.decay_rounds': 4,
-             'eval_every': 2, 'eval_episodes': 1}
+  options = _LAGGED | {'num_rounds': 4, 'eval_every': 2, 'eval_episodes': 1}
   playing, began = [], ahead_lib.Ahead.begin
   learned, play = [], rounds_lib._play
 
@@ -560,8 +563,7 @@ def test_what_is_played_ahead_ends_with_the_run(tmp_path, monkeypatch):
 
   monkeypatch.setattr(metrics.MetricsLog, 'append', fail)
   with pytest.raises(files.WriteError):
-    train.train(_config(lag=1, num_rounds=3, **{
-        'optimizer.importance_cap': 2.}), tmp_path)
+    train.train(_config(num_rounds=3, **_LAGGED), tmp_path)
   assert threading.active_count() == threads
 
 
