@@ -65,6 +65,8 @@ _QUICK = set("""
 """.split())
 _NOT_QUICK = {
     'test_shared_words_generalise_to_words_never_seen',
+    'test_the_same_key_gives_the_same_parameters',
+    'test_the_site_is_built_without_a_warning',
     'test_a_mesh_of_four_devices_equals_one'}
 # The longest first, so that no worker ends with one of them alone.
 _LONGEST = """
