@@ -11,12 +11,14 @@ from configs import androidworld as androidworld_config
 from configs import osworld as osworld_config
 from experiments import checks
 from experiments import collectors
+from experiments import export
 from experiments import policies
 from experiments import setups
 from experiments import train
 from experiments import view
 from experiments import warm_start
 from experiments import worlds
+from step_jax.policies.qwen_vl import checkpoint
 from step_jax.policies.qwen_vl import model as model_lib
 from step_jax.policies.qwen_vl import saving
 from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
@@ -146,7 +148,20 @@ def _paper(config, tmp_path, fake, **changes):
   return config
 
 
-@pytest.mark.slow
+def _check_export(config, tmp_path):
+  """Nothing was learned, so that the export is the model it began with."""
+  output = tmp_path / 'exported'
+  export.export(config, tmp_path / 'run', output, 'float32')
+  assert (output / 'tokenizer.json').exists()
+  jax.tree.map(np.testing.assert_array_equal, *(
+      checkpoint.load_params(folder, checkpoint.read_config(folder))
+      for folder in (output, tmp_path / 'model')))
+  with pytest.raises(checks.UserError, match='to be empty'):
+    export.export(config, tmp_path / 'run', output, 'float32')
+  with pytest.raises(checks.UserError, match='began with policy.checkpoint'):
+    export.export(_config(), tmp_path / 'run', tmp_path / 'other', 'float32')
+
+
 def test_the_paper_s_experiment_runs_on_a_fake_phone(tmp_path):
   _save_tiny_checkpoint(tmp_path / 'model')
   with fake_phone.FakePhone() as fake:
@@ -154,13 +169,15 @@ def test_the_paper_s_experiment_runs_on_a_fake_phone(tmp_path):
         androidworld_config.get_config('paper'), tmp_path, fake, **{
             'env.tasks': fake_phone_tasks.TASKS[:1],
             'policy.screen_size': (240, 540), 'policy.max_pixels': 84 * 196,
-            'policy.response_length': 32})
+            'policy.response_length': 32, 'policy.lora.rank': 2,
+            'policy.lora.frozen_dtype': 'float32'})
     train.train(config, tmp_path / 'run')
     row, = _rows(tmp_path / 'run')
     assert row['trajectories'] == row['valid_trajectories'] == 4
     assert row['environment_steps'] == 8  # nothing that it writes is an action
     assert row['environment_failures'] == 0
     assert fake.count('/task/score') >= 4
+  _check_export(config, tmp_path)
   world = worlds.make_world(config, workdir=tmp_path)
   _, codec = policies.make_policy(config, world)
   text = "Action: long_press(start_box='<|box_start|>(1,2)<|box_end|>')"
