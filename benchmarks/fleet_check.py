@@ -12,8 +12,8 @@ import numpy as np
 
 from benchmarks import fleet_model
 from benchmarks import stragglers
-from experiments import ahead as ahead_lib
 from step_jax.policies import base
+from step_jax.rollout import ahead as ahead_lib
 from step_jax.rollout import closing
 from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import workers

@@ -29,8 +29,8 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from benchmarks import stragglers  # noqa: E402
-from experiments import ahead as ahead_lib  # noqa: E402
 from step_jax.policies import base  # noqa: E402
+from step_jax.rollout import ahead as ahead_lib  # noqa: E402
 from step_jax.rollout import closing  # noqa: E402
 from step_jax.rollout import collect as collect_lib  # noqa: E402
 from step_jax.rollout import workers  # noqa: E402

@@ -13,6 +13,7 @@ import ml_collections
 from configs import common
 from step_jax.algorithm import methods
 from step_jax.policies.qwen_vl import text as text_lib
+from step_jax.runs import errors
 from step_jax.runs import metrics
 from step_jax.runs import trackers
 
@@ -53,14 +54,6 @@ _POSITIVE = (
 _SHARES = ('low_threshold', 'ema_decay', 'optimizer.clip_low')
 
 
-class UserError(Exception):
-  """A user's mistake; its message is one sentence that says what to do."""
-
-
-class RunError(Exception):
-  """A run that cannot go on; its message is one sentence."""
-
-
 def check_config(config: ml_collections.ConfigDict) -> None:
   """Checks the values of a config.
 
@@ -69,8 +62,8 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   """
   def expect(field: str, good: bool, expected: str) -> None:
     if not good:
-      raise UserError(f'expected {field} to be {expected}, got '
-                      f'{_value(config, field)!r}')
+      raise errors.UserError(
+          f'expected {field} to be {expected}, got {_value(config, field)!r}')
 
   expect('method', config.method in methods.METHODS,
          f'one of {", ".join(methods.METHODS)}')
@@ -107,8 +100,9 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   expect('env.ray_address', address in ('', 'auto')
          or address.startswith('ray://'), "'', 'auto' or 'ray://host:port'")
   if config.env.backend == 'ray' and not importlib.util.find_spec('ray'):
-    raise UserError("env.backend 'ray' needs what is not installed; try pip "
-                    "install -e '.[ray]'")
+    raise errors.UserError(
+        "env.backend 'ray' needs what is not installed; try pip install -e "
+        "'.[ray]'")
   expect('lag', config.lag in (0, 1), '0 or 1')
   expect('close_at', .5 <= config.close_at <= 1, 'from 0.5 to 1')
   expect('close_at', config.close_at == 1
@@ -132,7 +126,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   expect('trackers', set(config.trackers) <= {*trackers.NAMES},
          f'a tuple of some of {", ".join(trackers.NAMES)}')
   if lacking := ','.join(trackers.missing(config.trackers)):
-    raise UserError(
+    raise errors.UserError(
         f'trackers {lacking} need what is not installed; try pip install -e '
         f"'.[{lacking}]'")
   method = methods.METHODS[config.method]
@@ -173,11 +167,11 @@ def _check_vision_language(
   """The fields that `configs.common.add_vision_language` adds."""
   policy = config.policy
   if 'checkpoint' not in policy:
-    raise UserError(
+    raise errors.UserError(
         "expected policy.name to be 'qwen_vl' in a config that has its fields, "
         'such as configs/vlm_tiny.py')
   if policy.checkpoint is None:
-    raise UserError(
+    raise errors.UserError(
         'expected a checkpoint: give the folder of config.json, safetensors '
         'and tokenizer.json with --config.policy.checkpoint=DIR')
   lora = policy.lora
@@ -221,11 +215,11 @@ def read_config(path: pathlib.Path) -> ml_collections.ConfigDict:
     UserError: if it is missing or damaged.
   """
   if not path.exists():
-    raise UserError(f'there is no run in {path.parent}: no {path.name}')
+    raise errors.UserError(f'there is no run in {path.parent}: no {path.name}')
   try:
     return _with_defaults(path.read_text())
   except (ValueError, KeyError, TypeError) as error:
-    raise UserError(
+    raise errors.UserError(
         f'{path} is damaged ({error}); use another --workdir') from error
 
 
@@ -256,7 +250,7 @@ def check_same_config(
     listed = ', '.join(
         f'{name} ({saved.get(name)!r} there, {given.get(name)!r} now)'
         for name in different)
-    raise UserError(
+    raise errors.UserError(
         f'the run in {path.parent} was begun with another config: {listed}; '
         'use the same one, or another --workdir')
 
@@ -274,10 +268,10 @@ def load_attribute(path: str) -> Any:
     missing = getattr(error, 'name', None) or module_name.partition('.')[0]
     if isinstance(error, ModuleNotFoundError) and not (
         f'{module_name}.'.startswith(f'{missing}.')):
-      raise UserError(
+      raise errors.UserError(
           f'{path} needs the Python package {missing}, which is not installed; '
           "try pip install -e '.[androidworld,miniwob,osworld]'") from error
-    raise UserError(
+    raise errors.UserError(
         "expected env.name to be 'androidworld', 'desk', 'miniwob', "
         "'osworld' or "
         f"'package.module:EnvClass', got {path!r} ({error})") from error

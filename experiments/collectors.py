@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import checks
 from experiments import serving
 from experiments import worlds
 from step_jax.policies import base
@@ -21,6 +20,7 @@ from step_jax.rollout import workers
 from step_jax.rollout.actors import base as actors
 from step_jax.rollout.actors import continuous
 from step_jax.rollout.actors import local
+from step_jax.runs import errors
 from step_jax.runs import hosts
 from step_jax.runs import progress as progress_lib
 
@@ -48,12 +48,12 @@ def open_collector(
     RunError: what keeps them cannot start.
   """
   if jax.process_count() > 1 and setup.config.lag:
-    raise checks.UserError(
+    raise errors.UserError(
         'expected lag to be 0 on several hosts, which compute in one order, '
         f'got {setup.config.lag}')
   if setup.config.close_at < 1 and (
       jax.process_count() > 1 or setup.world.simulator is not None):
-    raise checks.UserError(
+    raise errors.UserError(
         'expected close_at to be 1 on several hosts and in a simulator, whose '
         f'episodes end together, got {setup.config.close_at}')
   if setup.world.simulator is not None:
@@ -66,7 +66,7 @@ def open_collector(
     try:
       stack.enter_context(setup.world.open_services())
     except RuntimeError as error:
-      raise checks.UserError(str(error)) from error
+      raise errors.UserError(str(error)) from error
     pool = stack.enter_context(worlds.make_pool(setup.world, setup.config))
     if setup.remote is not None:
       stack.enter_context(setup.remote)
@@ -77,7 +77,7 @@ def open_collector(
             raise KeyboardInterrupt
       yield _in_processes(setup, pool, progress, should_stop)
     except (workers.WorkerStartError, base.InputError) as error:
-      raise checks.UserError(str(error)) from error
+      raise errors.UserError(str(error)) from error
 
 
 def _in_processes(
@@ -126,7 +126,7 @@ def _in_this_process(setup: Any) -> actors.Actor:
   if setup.config.actor.name != 'continuous':
     return local.Local(setup.policy, batch_size=rows)
   if setup.placement.mesh is not None:
-    raise checks.UserError(
+    raise errors.UserError(
         "expected actor.name to be 'local' on a mesh of devices, got "
         "'continuous', which was never tried there")
   return continuous.Continuous(setup.policy, num_slots=rows)

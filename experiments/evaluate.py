@@ -25,8 +25,9 @@ import ml_collections
 from rich import console as rich_console
 
 from experiments import checks
-from experiments import commands
 from experiments import evaluating
+from step_jax.runs import commands
+from step_jax.runs import errors
 from step_jax.runs import evaluation as evaluation_lib
 from step_jax.runs import files
 
@@ -48,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
       given = flags.FLAGS.config
     except (OSError, AttributeError, KeyError, TypeError,
             ValueError) as error:  # of a config file
-      raise checks.UserError(commands.sentence(error)) from error
+      raise errors.UserError(commands.sentence(error)) from error
     path = pathlib.Path(flags.FLAGS.workdir)
     config = _find_config(path, given, flags.FLAGS.checkpoint)
     evaluation = evaluating.evaluate_run(
@@ -65,13 +66,13 @@ def _find_config(
   """The config of a run, or of a model that is not one's."""
   if checkpoint is None:
     if given is not None:
-      raise checks.UserError(
+      raise errors.UserError(
           'expected --config with --checkpoint=MODEL only: a run has its own')
     return checks.read_config(workdir / 'config.json')
   config = checks.read_config(workdir / 'config.json') if given is None else (
       given)
   if 'checkpoint' not in config.policy:
-    raise checks.UserError(
+    raise errors.UserError(
         'expected a config of a vision-language model for --checkpoint, such '
         'as configs/osworld.py:paper')
   config.policy.checkpoint = checkpoint

@@ -18,11 +18,12 @@ from absl import flags
 import ml_collections
 
 from experiments import checks
-from experiments import commands
 from experiments import saved
 from experiments import serving
 from experiments import setups
 from experiments import worlds
+from step_jax.runs import commands
+from step_jax.runs import errors
 
 
 def export(config: ml_collections.ConfigDict, workdir: pathlib.Path,
@@ -40,11 +41,11 @@ def export(config: ml_collections.ConfigDict, workdir: pathlib.Path,
     WriteError: it cannot be written.
   """
   if not config.policy.get('checkpoint'):
-    raise checks.UserError(
+    raise errors.UserError(
         'expected a run that began with policy.checkpoint, got one of a small '
         'random model, which nothing else reads')
   if output.exists() and any(output.iterdir()):
-    raise checks.UserError(f'expected {output} to be empty, got files in it')
+    raise errors.UserError(f'expected {output} to be empty, got files in it')
   setup = setups.make_setup(
       config, worlds.make_world(config, workdir=workdir))
   serving.save(config.policy, setup.policy, output,

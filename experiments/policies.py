@@ -6,7 +6,6 @@ from typing import Any
 
 import ml_collections
 
-from experiments import checks
 from experiments import worlds
 from step_jax.learning import loader
 from step_jax.policies import base
@@ -14,6 +13,7 @@ from step_jax.policies import element
 from step_jax.policies import grid
 from step_jax.policies import placement as placement_lib
 from step_jax.policies.qwen_vl import placement as qwen_vl_placement
+from step_jax.runs import errors
 
 _LOADED = 2  # batches that wait while one is used
 
@@ -34,13 +34,13 @@ def make_placement(
   try:
     mesh = placement_lib.make_mesh(config.mesh)
   except ValueError as error:
-    raise checks.UserError(f'config.mesh: {error}') from error
+    raise errors.UserError(f'config.mesh: {error}') from error
   is_large = config.policy.name == 'qwen_vl'
   placement = placement_lib.Placement(
       mesh, qwen_vl_placement.RULES if is_large else ())
   rows = config.warm_start.batch_size
   if config.warm_start.demonstrations and placement.pad(rows) != rows:
-    raise checks.UserError(
+    raise errors.UserError(
         'expected warm_start.batch_size to be a multiple of '
         f"{placement.num_parts}, the size of the mesh's axis 'data', got "
         f'{rows}')
@@ -69,7 +69,7 @@ def make_policy(
       'element': (element, 'element_text'), 'grid': (grid, 'picture'),
   }[config.policy.name]
   if field not in world.example:
-    raise checks.UserError(
+    raise errors.UserError(
         f'expected policy.name to be of a policy that reads '
         f'{", ".join(world.example)}, as {config.env.name} gives them, got '
         f'{config.policy.name!r}, which reads {field}')
@@ -84,7 +84,7 @@ def make_policy(
   try:
     return module.make_policy(example, **options), codec
   except ValueError as error:
-    raise checks.UserError(str(error)) from error
+    raise errors.UserError(str(error)) from error
 
 
 def _make_vision_language(
@@ -100,6 +100,6 @@ def _make_vision_language(
   except ModuleNotFoundError as error:
     field, extra = ('policy.lora', 'lora') if error.name == 'qwix' else (
         "policy.name 'qwen_vl'", 'vlm')
-    raise checks.UserError(
+    raise errors.UserError(
         f'{field} needs the Python package {error.name}, which is not '
         f"installed; try pip install -e '.[{extra}]'") from error

@@ -27,11 +27,12 @@ from PIL import Image
 from PIL import ImageDraw
 
 from experiments import checks
-from experiments import commands
 from experiments import setups
 from experiments import worlds
+from step_jax.runs import commands
 from step_jax.runs import dump
 from step_jax.runs import episodes as episodes_lib
+from step_jax.runs import errors
 from step_jax.runs import files
 
 _FRAME = 700  # milliseconds
@@ -55,7 +56,7 @@ def find(workdir: pathlib.Path, name: str | None) -> list[Any]:
     parts = [part.take([place]) for part in parts
              for place, about in enumerate(part.about) if about['id'] == name]
   if not parts:
-    raise checks.UserError(
+    raise errors.UserError(
         f'expected --episode to be the id of an episode in '
         f'{workdir / "episodes"}, as view.py lists them, got {name}')
   return parts
@@ -78,7 +79,7 @@ def replay(config: ml_collections.ConfigDict, workdir: pathlib.Path,
   about, = episode.about
   world = worlds.make_world(config, 'all', workdir)
   if about['task'] not in world.tasks or about['seed'] is None:
-    raise checks.UserError(
+    raise errors.UserError(
         f'expected an episode whose task and seed are known, got '
         f'{about["task"]!r} and {about["seed"]}')
   setup = setups.make_setup(config, worlds.make_world(config, workdir=workdir))
@@ -131,7 +132,7 @@ def _frame(env: Any, action: dict[str, Any], tokens: np.ndarray
     return Image.fromarray(env.unwrapped.show(tokens))
   pixels = getattr(env, 'env', env).render()
   if pixels is None:
-    raise checks.UserError(
+    raise errors.UserError(
         'expected an environment that shows pictures for --gif, got one that '
         'does not')
   frame = Image.fromarray(pixels).convert('RGB')
@@ -163,11 +164,11 @@ def _show(workdir: pathlib.Path, name: str | None, gif: str | None,
     print(f'{number} steps; {dump_path}')
     return
   if name is None:
-    raise checks.UserError('expected --episode=ID, or --dump=FILE.jsonl')
+    raise errors.UserError('expected --episode=ID, or --dump=FILE.jsonl')
   episode = find(workdir, name)[0]
   about, = episode.about
   if not about['steps']:
-    raise checks.UserError(f'episode {name} was lost to {about["failure"]}')
+    raise errors.UserError(f'episode {name} was lost to {about["failure"]}')
   played = replay(config, workdir, episode, draw=gif is not None)
   if gif is not None:
     _write_gif(pathlib.Path(gif), played.frames)

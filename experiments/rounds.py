@@ -15,8 +15,6 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from experiments import ahead as ahead_lib
-from experiments import checks
 from experiments import collectors
 from experiments import policies
 from experiments import serving
@@ -26,11 +24,13 @@ from step_jax.algorithm import samplers
 from step_jax.algorithm import types
 from step_jax.learning import streaming
 from step_jax.policies import base
+from step_jax.rollout import ahead as ahead_lib
 from step_jax.rollout import closing
 from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import episodes
 from step_jax.rollout import redrawing
 from step_jax.rollout.actors import alternatives
+from step_jax.runs import errors
 from step_jax.runs import signals
 
 
@@ -94,7 +94,7 @@ def play_round(
   total = trajectory.valid.size - played.collection.closed_slots
   valid = int(trajectory.valid.sum())
   if 2 * valid < total:
-    raise checks.RunError(
+    raise errors.RunError(
         f'{total - valid} of {total} trajectories of round '
         f'{round_index} were lost to environment failures; see to the '
         'environments, then resume with the same command.')

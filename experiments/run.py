@@ -50,7 +50,7 @@ def _run(argv: list[str]) -> int:
     environment = config.env  # reading it tells of a file that failed
   except (flags.Error, OSError, AttributeError, KeyError, TypeError,
           ValueError) as error:
-    from experiments import commands
+    from step_jax.runs import commands
     print(commands.sentence(error), file=sys.stderr)
     return 2
   from step_jax.runs import hosts  # importing takes seconds
@@ -79,8 +79,8 @@ def _run(argv: list[str]) -> int:
 
 
 def _train(config: Any, workdir: str) -> int:
-  from experiments import checks
   from experiments import train
+  from step_jax.runs import errors
   from step_jax.runs import files
   from step_jax.runs import hosts
   try:
@@ -90,10 +90,10 @@ def _train(config: Any, workdir: str) -> int:
     print(f'interrupted and saved; resume with --workdir={workdir}',
           file=sys.stderr)
     return 130
-  except (checks.UserError, files.FolderError) as error:
+  except (errors.UserError, files.FolderError) as error:
     print(error, file=sys.stderr)
     return 2
-  except (checks.RunError, files.WriteError, hosts.HostError) as error:
+  except (errors.RunError, files.WriteError, hosts.HostError) as error:
     print(error, file=sys.stderr)
     return 1
 

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import checks
 from experiments import rounds
 from experiments import setups
 from step_jax.runs import checkpoint
+from step_jax.runs import errors
 from step_jax.runs import hosts
 
 
@@ -25,7 +25,7 @@ def newest_params(setup: setups.Setup, workdir: pathlib.Path) -> Any:
       workdir / 'checkpoints', warn, read_only=True)) as checkpoints:
     restored = restore(setup, checkpoints)
   if restored is None:
-    raise checks.UserError(f'the run in {workdir} has no checkpoint yet')
+    raise errors.UserError(f'the run in {workdir} has no checkpoint yet')
   return restored[1].learner.params
 
 
@@ -52,7 +52,7 @@ def restore(
     done, state = hosts.from_leader(found or (np.array(-1), host))
     return None if done < 0 else (int(done), setup.placement.place(state))
   except checkpoint.CheckpointError as error:
-    raise checks.UserError(str(error)) from error
+    raise errors.UserError(str(error)) from error
 
 
 def save(

@@ -10,11 +10,11 @@ from typing import Any
 import jax
 import ml_collections
 
-from experiments import checks
 from experiments import worlds
 from step_jax.policies import base
 from step_jax.rollout import processes
 from step_jax.rollout.actors import base as actors
+from step_jax.runs import errors
 from step_jax.runs import files
 
 _WEIGHTS = ('config.json', '*.safetensors', '*.safetensors.index.json')
@@ -36,7 +36,7 @@ def make_remote(
   """
   options = config.actor
   if options.name != 'local' and jax.process_count() > 1:
-    raise checks.UserError(
+    raise errors.UserError(
         "expected actor.name to be 'local' on several hosts, which draw "
         f'together, got {options.name!r}')
   if options.name in ('local', 'continuous'):
@@ -46,7 +46,7 @@ def make_remote(
     from step_jax.rollout.actors import sglang
     from step_jax.rollout.actors import vllm
   except ModuleNotFoundError as error:
-    raise checks.UserError(
+    raise errors.UserError(
         f'actor.name {options.name!r} needs the Python package {error.name}, '
         "which is not installed; try pip install -e '.[server]'") from error
   drive: Any = world.make_env
@@ -71,7 +71,7 @@ def telling() -> Iterator[None]:
   try:
     yield
   except (actors.ActorError, processes.KeeperError) as error:
-    raise checks.RunError(str(error)) from error
+    raise errors.RunError(str(error)) from error
 
 
 def save(

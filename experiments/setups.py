@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import ml_collections
 import optax
 
-from experiments import checks
 from experiments import policies
 from experiments import serving
 from experiments import worlds
@@ -23,6 +22,7 @@ from step_jax.learning import learner as learner_lib
 from step_jax.learning import streaming
 from step_jax.policies import base
 from step_jax.policies import placement as placement_lib
+from step_jax.runs import errors
 
 
 class Setup(NamedTuple):
@@ -132,7 +132,7 @@ def make_optimizer(
       arguments['mu_dtype'] = options.mu_dtype
     return make(make_schedule(options), **arguments)
   except TypeError as error:
-    raise checks.UserError(
+    raise errors.UserError(
         'expected optimizer.name and optimizer.arguments to be of an optimizer '
         f'of optax, got {options.name!r} with {arguments}: {error}') from error
 

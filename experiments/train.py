@@ -16,7 +16,6 @@ import jax
 import ml_collections
 import numpy as np
 
-from experiments import ahead as ahead_lib
 from experiments import checks
 from experiments import collectors
 from experiments import evaluating
@@ -26,8 +25,10 @@ from experiments import setups
 from experiments import showing
 from experiments import warm_start
 from experiments import worlds
+from step_jax.rollout import ahead as ahead_lib
 from step_jax.runs import checkpoint
 from step_jax.runs import episode_log
+from step_jax.runs import errors
 from step_jax.runs import evaluation as evaluation_lib
 from step_jax.runs import files
 from step_jax.runs import hosts
@@ -76,7 +77,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         checkpoint.Checkpoints(workdir / 'checkpoints', saved.warn)))
     try:
       _train(setup, workdir, checkpoints)
-    except checks.UserError:
+    except errors.UserError:
       if is_new and not checkpoints.rounds:
         shutil.rmtree(workdir)  # where the right command will go
       raise
@@ -94,7 +95,7 @@ def _train(
         ahead):
     done, state = saved.restore(setup, checkpoints) or (0, None)
     if done > config.num_rounds:
-      raise checks.UserError(
+      raise errors.UserError(
           f'the run in {workdir} has {done} rounds already; expected '
           f'num_rounds to be at least that, got {config.num_rounds}')
     log = metrics.MetricsLog(workdir, done, len(setup.world.tasks))
@@ -149,7 +150,7 @@ def _run_rounds(
         setup, params, collect, config.eval_episodes,
         functools.partial(kept.add_evaluation, num_rounds))
     if not evaluation_lib.success_rates(evaluation).size:
-      raise checks.RunError(
+      raise errors.RunError(
           'every evaluation episode was lost to environment failures; see to '
           'the environments, then resume with the same command.')
     tracked.show(num_rounds, functools.partial(
@@ -179,7 +180,7 @@ def _run_rounds(
         evaluation = evaluate(new_state.learner.params, round_index + 1)
         row |= _evaluation_row(evaluation, tasks, new_state.success_rate)
         metrics.write_json(workdir / 'evaluation.json', evaluation)
-    except (KeyboardInterrupt, checks.RunError):
+    except (KeyboardInterrupt, errors.RunError):
       if not state.learner.step.is_deleted():  # donated: amid the update
         save(round_index, state)
       raise

@@ -17,9 +17,9 @@ from absl import flags
 import ml_collections
 
 from experiments import checks
-from experiments import commands
 from experiments import showing
 from experiments import worlds
+from step_jax.runs import commands
 from step_jax.runs import viewer
 
 

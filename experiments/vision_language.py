@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 import tokenizers
 
-from experiments import checks
 from experiments import worlds
 from step_jax.codecs import actions
 from step_jax.codecs import ui_tars
@@ -23,6 +22,7 @@ from step_jax.policies.qwen_vl import prompts
 from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
 from step_jax.policies.qwen_vl import vocabulary as vocabulary_lib
 from step_jax.rollout import pictures
+from step_jax.runs import errors
 
 
 def make_policy(
@@ -68,7 +68,7 @@ def make_policy(
             if name != 'screen_size'}),
         platform=platform, before=before, stops=stops)
   except ValueError as error:
-    raise checks.UserError(str(error)) from error
+    raise errors.UserError(str(error)) from error
   policy = policy_lib.make_policy(
       model_config, vocabulary, codec.load, source=source,
       num_tokens=settings.response_length, stops=stops, dtype=options.dtype,

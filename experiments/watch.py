@@ -24,13 +24,14 @@ import numpy as np
 from PIL import Image
 
 from experiments import checks
-from experiments import commands
 from experiments import saved
 from experiments import setups
 from experiments import worlds
 from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import episodes
 from step_jax.rollout.actors import local
+from step_jax.runs import commands
+from step_jax.runs import errors
 from step_jax.runs import files
 
 _FRAME = 700  # milliseconds
@@ -57,7 +58,7 @@ def watch(config: ml_collections.ConfigDict, workdir: pathlib.Path,
   world = worlds.make_world(config, 'all', workdir)  # training tasks come first
   task = task or world.tasks[0]
   if task not in world.tasks:
-    raise checks.UserError(
+    raise errors.UserError(
         f'expected --task to be one of {", ".join(world.tasks[:3])}, ..., got '
         f'{task!r}')
   setup = setups.make_setup(config, worlds.make_world(config, workdir=workdir))

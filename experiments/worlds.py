@@ -21,6 +21,7 @@ from step_jax.rollout import pictures
 from step_jax.rollout import ray_processes
 from step_jax.rollout import simulation
 from step_jax.rollout import workers
+from step_jax.runs import errors
 from step_jax.runs import metrics
 
 _ALIASES = {
@@ -77,19 +78,19 @@ def make_world(
   arguments = config.env.arguments.to_dict()
   tasks = names = _find_tasks(module, tuple(config.env.tasks), split)
   if not tasks:
-    raise checks.UserError(f'{config.env.name} has no tasks in split {split}')
+    raise errors.UserError(f'{config.env.name} has no tasks in split {split}')
   domains: tuple[str, ...] = ()
   skipped, notes = _examine(module, tasks, config, arguments)
   if hasattr(module, 'find_tasks'):  # they are files
     tasks = tuple(task for task in tasks if task not in skipped)
     domains, names = _domains_and_names(tasks)
   if len(set(names)) < len(names):
-    raise checks.UserError('expected every task once in env.tasks')
+    raise errors.UserError('expected every task once in env.tasks')
   if hasattr(module, 'check_requirements'):
     try:
       module.check_requirements()
     except base.MissingProgramError as error:
-      raise checks.UserError(str(error)) from error
+      raise errors.UserError(str(error)) from error
   make_env = functools.partial(
       env_class, tasks=tasks, max_steps=config.max_steps, **arguments)
   draws = getattr(env_class, 'draws_episodes', True)
@@ -106,7 +107,7 @@ def make_world(
   try:
     simulator = make_simulator and make_simulator(tasks, config.max_steps)
   except ValueError as error:
-    raise checks.UserError(str(error)) from error
+    raise errors.UserError(str(error)) from error
   return world._replace(example=example, simulator=simulator)
 
 
@@ -123,7 +124,7 @@ def with_pictures(config: ml_collections.ConfigDict, world: World
   try:
     inspect.signature(world.make_env).bind(**options)
   except TypeError as error:
-    raise checks.UserError(
+    raise errors.UserError(
         f'expected an environment that can be watched, got {config.env.name}, '
         'whose class takes no render_mode') from error
   return functools.partial(world.make_env, **options)
@@ -138,12 +139,12 @@ def _examine(
   try:
     wrong, notes = module.examine_tasks(tasks, **arguments)
   except (ValueError, base.MissingProgramError) as error:
-    raise checks.UserError(str(error)) from error
+    raise errors.UserError(str(error)) from error
   if not wrong:
     return {}, tuple(notes)
   sentence = module.summarise(wrong, len(tasks))
   if not config.env.skip_unsupported or len(wrong) == len(tasks):
-    raise checks.UserError(
+    raise errors.UserError(
         f'{sentence}; --config.env.skip_unsupported=True goes on with the '
         f'other {len(tasks) - len(wrong)}')
   return wrong, (f'left out: {sentence}', *notes)
@@ -157,7 +158,7 @@ def _show_pictures(
 ) -> functools.partial:
   """The environments of `make_env`, as a vision-language model drives them."""
   if not hasattr(make_env.func, 'expand'):
-    raise checks.UserError(
+    raise errors.UserError(
         "expected env.name of an environment with pictures and real clicks, "
         f"such as 'miniwob', 'osworld' or 'androidworld', for policy.name "
         f"'qwen_vl', got {config.env.name!r}")
@@ -195,7 +196,7 @@ def _find_tasks(
     try:
       return module.find_tasks(given, split)
     except ValueError as error:
-      raise checks.UserError(str(error)) from error
+      raise errors.UserError(str(error)) from error
   train = given or tuple(module.TRAIN_TASKS)
   held_out = tuple(
       name for name in (*module.TRAIN_TASKS, *module.HELD_OUT_TASKS)
@@ -241,7 +242,7 @@ def make_pool(
         step_timeout=config.env.step_timeout,
         start_timeout=config.env.start_timeout, **options)
   except ray_processes.ClusterError as error:
-    raise checks.UserError(
+    raise errors.UserError(
         f'{error}; see env.ray_address and env.num_workers') from error
 
 

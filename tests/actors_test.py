@@ -12,7 +12,6 @@ import pytest
 from scipy import stats
 import tokenizers
 
-from experiments import checks
 from experiments import collectors
 from experiments import rounds
 from experiments import serving
@@ -35,6 +34,7 @@ from step_jax.rollout.actors import fleet as fleet_lib
 from step_jax.rollout.actors import local
 from step_jax.rollout.actors import messages
 from step_jax.rollout.actors import serve
+from step_jax.runs import errors
 from tests import fake_servers
 from tests import fake_world
 from tests import vision_language_test
@@ -466,7 +466,7 @@ def test_a_run_stops_when_its_servers_do_and_goes_on(
     return play_round(setup, state, round_index, *rest)
 
   monkeypatch.setattr(rounds, 'play_round', play)
-  with pytest.raises(checks.RunError, match='no inference server'):
+  with pytest.raises(errors.RunError, match='no inference server'):
     train.train(config, tmp_path / 'run')
   for fake in fakes:
     fake.is_down = False

@@ -6,10 +6,10 @@ import jax
 import pytest
 
 from configs import androidworld as config_lib
-from experiments import checks
 from experiments import rounds
 from experiments import setups as setups_lib
 from experiments import train
+from step_jax.runs import errors
 from tests import fake_phone
 from tests import fake_phone_env
 
@@ -133,7 +133,7 @@ def test_phones_that_do_not_answer_are_a_user_mistake(tmp_path, monkeypatch):
   with config.unlocked():
     config.env.arguments.addresses = (
         'http://127.0.0.1:9', 'http://127.0.0.1:10')
-  with pytest.raises(checks.UserError, match=(
+  with pytest.raises(errors.UserError, match=(
       r'0\.0\.1:9/health failed.*0\.0\.1:10/health failed')) as caught:
     train.train(config, tmp_path / 'run')
   assert '\n' not in str(caught.value)

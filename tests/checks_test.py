@@ -10,6 +10,7 @@ from experiments import checks
 from experiments import serving
 from step_jax.algorithm import methods
 from step_jax.rollout import actors
+from step_jax.runs import errors
 from tests import fake_config
 
 _NAN = float('nan')
@@ -93,7 +94,7 @@ def _config(**changes):
 ])
 def test_a_bad_value_is_named(field, value):
   checks.check_config(_config())
-  with pytest.raises(checks.UserError) as caught:
+  with pytest.raises(errors.UserError) as caught:
     checks.check_config(_config(**{field: value}))
   message = str(caught.value)
   assert message.startswith(f'expected {field} to be ')
@@ -115,13 +116,13 @@ def test_inference_servers_have_addresses_and_a_checkpoint(
   if field is None:
     checks.check_config(config)
     return
-  with pytest.raises(checks.UserError, match=f'^expected {field} to be '):
+  with pytest.raises(errors.UserError, match=f'^expected {field} to be '):
     checks.check_config(config)
 
 
 def test_several_hosts_draw_themselves(monkeypatch):
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
-  with pytest.raises(checks.UserError, match="actor.name to be 'local' on se"):
+  with pytest.raises(errors.UserError, match="actor.name to be 'local' on se"):
     serving.make_remote(_config(**{'actor.name': 'vllm'}), None, None)
   assert serving.make_remote(_config(), None, None) is None
 
@@ -129,7 +130,7 @@ def test_several_hosts_draw_themselves(monkeypatch):
 def test_servers_need_a_package(monkeypatch):
   monkeypatch.setitem(sys.modules, 'step_jax.rollout.actors.server', None)
   monkeypatch.delattr(actors, 'server', raising=False)  # of another test
-  with pytest.raises(checks.UserError, match='pip install -e .*server'):
+  with pytest.raises(errors.UserError, match='pip install -e .*server'):
     serving.make_remote(_config(**{'actor.name': 'vllm'}), None, None)
 
 
@@ -145,7 +146,7 @@ def test_group_sizes_of_methods(method):
       checks.check_config(config)
     elif size > 1 or method not in (  # these can do without groups
         'step_advantage_only', 'step_no_augmentation', 'step_signed', 'spo'):
-      with pytest.raises(checks.UserError, match='group_size'):
+      with pytest.raises(errors.UserError, match='group_size'):
         checks.check_config(config)
 
 
@@ -166,7 +167,7 @@ def test_the_decay_ends_after_the_warm_up():
     if good:
       checks.check_config(config)
     else:
-      with pytest.raises(checks.UserError, match='decay_rounds'):
+      with pytest.raises(errors.UserError, match='decay_rounds'):
         checks.check_config(config)
 
 
@@ -184,7 +185,7 @@ def test_lists_and_tuples_of_tasks_are_the_same(tmp_path):
   path = _saved(tmp_path, **{'env.tasks': ('press-1', 'press-2')})
   checks.check_same_config(
       path, _config(**{'env.tasks': ('press-1', 'press-2')}))
-  with pytest.raises(checks.UserError, match='env.tasks'):
+  with pytest.raises(errors.UserError, match='env.tasks'):
     checks.check_same_config(path, _config(**{'env.tasks': ('press-1',)}))
 
 
@@ -199,7 +200,7 @@ def test_free_fields_may_change(tmp_path):
     ('policy.width', 64), ('warm_start.demonstrations', 3),
     ('temperature', .8), ('threshold', .5)])
 def test_other_fields_may_not(tmp_path, field, value):
-  with pytest.raises(checks.UserError) as caught:
+  with pytest.raises(errors.UserError) as caught:
     checks.check_same_config(
         _saved(tmp_path), _config(num_rounds=9, **{field: value}))
   message = str(caught.value)
@@ -211,7 +212,7 @@ def test_other_fields_may_not(tmp_path, field, value):
 
 def test_all_differing_fields_are_named(tmp_path):
   path = _saved(tmp_path, seed=4, **{'policy.width': 24})
-  with pytest.raises(checks.UserError) as caught:
+  with pytest.raises(errors.UserError) as caught:
     checks.check_same_config(path, _config(seed=5))
   assert 'seed (4 there, 5 now)' in str(caught.value)
   assert 'policy.width (24 there, 16 now)' in str(caught.value)
@@ -221,17 +222,17 @@ def test_a_field_that_is_new_or_gone_is_a_difference(tmp_path):
   extra = ml_collections.ConfigDict(_config())
   with extra.unlocked():
     extra.flavour = 'new'
-  with pytest.raises(checks.UserError, match='flavour'):
+  with pytest.raises(errors.UserError, match='flavour'):
     checks.check_same_config(_saved(tmp_path), extra)
   (tmp_path / 'config.json').write_text(extra.to_json())
-  with pytest.raises(checks.UserError, match='flavour'):
+  with pytest.raises(errors.UserError, match='flavour'):
     checks.check_same_config(tmp_path / 'config.json', _config())
 
 
 def test_a_damaged_config_file_is_a_sentence(tmp_path):
   path = tmp_path / 'config.json'
   path.write_text('{"seed": ')
-  with pytest.raises(checks.UserError, match='config.json'):
+  with pytest.raises(errors.UserError, match='config.json'):
     checks.check_same_config(path, _config())
 
 
@@ -240,7 +241,7 @@ def test_machines_of_a_cluster_have_the_same_addresses(monkeypatch):
   config = _config(**{'env.num_workers': 2})
   with config.unlocked():
     config.env.arguments.addresses = ('http://127.0.0.1:5000',)
-  with pytest.raises(checks.UserError, match='at most 1, the number of'):
+  with pytest.raises(errors.UserError, match='at most 1, the number of'):
     checks.check_config(config)
   config.env.backend = 'ray'
   checks.check_config(config)

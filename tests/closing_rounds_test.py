@@ -6,13 +6,14 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import ahead as ahead_lib
 from experiments import checks
 from experiments import collectors
 from experiments import rounds
 from experiments import setups
 from experiments import worlds
 from step_jax.algorithm import credit
+from step_jax.rollout import ahead as ahead_lib
+from step_jax.runs import errors
 from step_jax.runs import fields
 from step_jax.runs import progress as progress_lib
 from tests import fake_config
@@ -119,7 +120,7 @@ def test_what_is_left_ends_with_the_process(setup):
 
 
 def test_a_method_that_plays_twice_a_round_does_not_close():
-  with pytest.raises(checks.UserError, match='close_at to be 1 .* dapo'):
+  with pytest.raises(errors.UserError, match='close_at to be 1 .* dapo'):
     _config(method='dapo', sampler='')
 
 
@@ -129,6 +130,6 @@ def test_where_nothing_is_late_a_round_does_not_close(
   monkeypatch.setattr(jax, 'process_count', lambda: process_count)
   setup = types.SimpleNamespace(
       config=_config(), world=types.SimpleNamespace(simulator=simulator))
-  with pytest.raises(checks.UserError, match='close_at to be 1 .* got 0.75'):
+  with pytest.raises(errors.UserError, match='close_at to be 1 .* got 0.75'):
     with collectors.open_collector(setup, None, None):
       pass

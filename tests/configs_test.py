@@ -17,6 +17,7 @@ from experiments import worlds
 from step_jax.algorithm import methods
 from step_jax.envs.osworld import machines
 from step_jax.envs.osworld import upstream
+from step_jax.runs import errors
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _FILES = sorted(
@@ -63,7 +64,7 @@ def test_a_variant_has_all_fields_and_good_values(path, arg):
              ('androidworld', 'paper'): 'policy.checkpoint=DIR',
              ('vlm_tiny', 'trajectory_grpo'): 'a prompt for each step'}
   if (path.stem, arg) in lacking:
-    with pytest.raises(checks.UserError, match=lacking[path.stem, arg]):
+    with pytest.raises(errors.UserError, match=lacking[path.stem, arg]):
       checks.check_config(config)
   else:
     checks.check_config(config)
@@ -147,7 +148,7 @@ def test_tasks_are_those_of_the_environment(path, arg, monkeypatch):
   elif config.env.tasks:  # files
     assert len(worlds.make_world(config).tasks) >= 16
   else:
-    with pytest.raises(checks.UserError, match='env.tasks'):
+    with pytest.raises(errors.UserError, match='env.tasks'):
       worlds.make_world(config)
 
 
@@ -198,5 +199,5 @@ def test_the_optimizer_is_the_one_that_is_named():
     {'name': 'adamv'}, {'arguments': {'beta': 1.}},
     {'name': 'sgd', 'mu_dtype': 'bfloat16'}])
 def test_an_optimizer_that_is_none_is_told(changes):
-  with pytest.raises(checks.UserError, match='to be of an optimizer of optax'):
+  with pytest.raises(errors.UserError, match='to be of an optimizer of optax'):
     _optimizer(**changes)

@@ -13,6 +13,7 @@ import pytest
 
 from experiments import checks
 from experiments import watch
+from step_jax.runs import errors
 from tests import fake_config
 
 _ROOT = pathlib.Path(__file__).parent.parent
@@ -98,7 +99,7 @@ def test_a_run_on_desk(run):
 
 def test_an_episode_of_a_run_can_be_watched(run):
   config = checks.read_config(run / 'config.json')
-  with pytest.raises(checks.UserError, match="one of wifi-on, star.*'fly'"):
+  with pytest.raises(errors.UserError, match="one of wifi-on, star.*'fly'"):
     watch.watch(config, run, 'fly', None)
   said = watch.watch(config, run, 'star', seed=3)
   steps, = re.fullmatch(

@@ -35,6 +35,7 @@ from step_jax.envs.osworld import machines
 from step_jax.envs.osworld import tasks
 from step_jax.envs.osworld import upstream
 from step_jax.policies.qwen_vl import checkpoint
+from step_jax.runs import errors
 from step_jax.runs import evaluation as evaluation_lib
 from step_jax.runs import metrics
 from tests import desktops
@@ -186,7 +187,7 @@ def _run(words, place, request):
     pathlib.Path(config.policy.checkpoint).symlink_to(
         request.getfixturevalue('model'))
   config.env.skip_unsupported = False
-  with pytest.raises(checks.UserError, match=(
+  with pytest.raises(errors.UserError, match=(
       'needs a Google account.*skip_unsupported=True goes on .* other 5')):
     worlds.make_world(config)
   config.env.skip_unsupported = True  # as the command says

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from configs import osworld as osworld_config
-from experiments import checks as run_checks
 from experiments import worlds
 from step_jax.codecs import actions
 from step_jax.envs import base
@@ -21,6 +20,7 @@ from step_jax.envs.osworld import client as client_lib
 from step_jax.envs.osworld import env as env_lib
 from step_jax.envs.osworld import machines
 from step_jax.rollout import workers
+from step_jax.runs import errors
 from tests import fake_desktop
 
 DesktopError = client_lib.DesktopError
@@ -379,7 +379,7 @@ def test_an_id_in_two_domains_is_two_tasks(tmp_path, fake):
   with contextlib.closing(world.make_env()) as env:
     assert env.tasks == ('b', 'a', 'a')
   config.env.tasks *= 2
-  with pytest.raises(run_checks.UserError, match='every task once'):
+  with pytest.raises(errors.UserError, match='every task once'):
     worlds.make_world(config)
   bare = tmp_path / 'mine.txt'
   bare.write_text('b\na\n')

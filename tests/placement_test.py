@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from configs import common
-from experiments import checks
 from experiments import policies
 from step_jax.policies import placement as placement_lib
 from step_jax.policies.qwen_vl import placement as qwen_vl_placement
 from step_jax.policies.qwen_vl import tensors
+from step_jax.runs import errors
 from tests import mesh_examples
 
 
@@ -59,7 +59,7 @@ def test_a_mesh_that_does_not_fit_is_told(axes):
     _make(*axes)
   config = common.base_config()
   config.mesh.data, config.mesh.model = axes
-  with pytest.raises(checks.UserError, match='config.mesh: expected'):
+  with pytest.raises(errors.UserError, match='config.mesh: expected'):
     policies.make_placement(config)
 
 

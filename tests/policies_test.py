@@ -2,11 +2,11 @@
 import pytest
 
 from configs import androidworld as androidworld_config
-from experiments import checks
 from experiments import policies
 from experiments import worlds
 from step_jax.policies import element
 from step_jax.policies import grid
+from step_jax.runs import errors
 from tests import fake_config
 
 
@@ -36,11 +36,11 @@ def test_a_policy_that_reads_something_else_is_a_user_mistake(name, has):
   if name == 'grid':
     config = fake_config.get_config()
     config.policy.name = name
-  with pytest.raises(checks.UserError, match=f'reads {has}.*got .{name}.'):
+  with pytest.raises(errors.UserError, match=f'reads {has}.*got .{name}.'):
     _make(config)
 
 
 def test_the_cells_are_those_of_the_environment():
   _make(_config('grid', picture_size=(20, 10), grid=(4, 2)))
-  with pytest.raises(checks.UserError, match='20 x 10 for 3 x 2 cells'):
+  with pytest.raises(errors.UserError, match='20 x 10 for 3 x 2 cells'):
     _make(_config('grid', picture_size=(20, 10), grid=(3, 2)))

@@ -12,6 +12,7 @@ from experiments import checks
 from experiments import serving
 from experiments import worlds
 from step_jax.rollout import ray_processes
+from step_jax.runs import errors
 from tests import fake_config
 from tests import fake_envs
 
@@ -21,7 +22,7 @@ def test_what_is_missing_is_named(monkeypatch):
   monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
   config = fake_config.get_config()
   config.env.backend = 'ray'
-  with pytest.raises(checks.UserError, match=r"install -e '.\[ray\]'"):
+  with pytest.raises(errors.UserError, match=r"install -e '.\[ray\]'"):
     checks.check_config(config)
 
 
@@ -91,7 +92,7 @@ def test_a_cluster_that_will_not_do_is_a_users_mistake(
   config.env.update({
       'backend': 'ray', 'ray_address': 'auto', 'num_workers': 4})
   world = worlds.World(('count',), fake_envs.CountEnv, None, None, True)
-  with pytest.raises(checks.UserError, match=message):
+  with pytest.raises(errors.UserError, match=message):
     worlds.make_pool(world, config)
 
 
@@ -100,7 +101,7 @@ def test_a_head_that_is_gone_is_told(fake_ray):
   backend = ray_processes.RayProcesses(
       fake_envs.CountEnv, close_timeout=1., num_workers=2)
   assert backend.alive
-  with pytest.raises(checks.RunError, match='127.0.0.1:1 is gone'):
+  with pytest.raises(errors.RunError, match='127.0.0.1:1 is gone'):
     with serving.telling():
       backend.receive(5.)
   backend.close()

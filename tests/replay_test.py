@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from configs import osworld
-from experiments import checks
 from experiments import collectors
 from experiments import replay
 from experiments import setups
@@ -13,6 +12,7 @@ from experiments import showing
 from experiments import worlds
 from step_jax.rollout import workers
 from step_jax.runs import episodes
+from step_jax.runs import errors
 from tests import fake_config
 
 
@@ -39,7 +39,7 @@ def test_frames_show_what_the_action_hits(tmp_path):
 def test_an_environment_without_pictures_is_told():
   config = fake_config.get_config()
   world = worlds.make_world(config)
-  with pytest.raises(checks.UserError, match='tests.fake_world:ButtonEnv, '
+  with pytest.raises(errors.UserError, match='tests.fake_world:ButtonEnv, '
                      'whose class takes no render_mode'):
     worlds.with_pictures(config, world)
   config.policy.name = 'qwen_vl'  # PictureEnv

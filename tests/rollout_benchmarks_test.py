@@ -3,7 +3,7 @@
 from benchmarks import fault_storm
 from benchmarks import overlap
 from benchmarks import stragglers
-from experiments import ahead as ahead_lib
+from step_jax.rollout import ahead as ahead_lib
 from step_jax.rollout import crew
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from experiments import checks
 from step_jax.runs import episodes
+from step_jax.runs import errors
 from step_jax.runs import metrics
 from step_jax.runs import sheets
 from step_jax.runs import trackers
@@ -186,7 +187,7 @@ def test_what_is_not_installed_is_told_by_its_extra(monkeypatch, tmp_path):
       lambda name: types.SimpleNamespace(origin=None) if name == 'wandb'
       else None)  # a folder that runs of wandb left
   config.trackers = ('wandb', 'mlflow')
-  with pytest.raises(checks.UserError) as caught:
+  with pytest.raises(errors.UserError) as caught:
     checks.check_config(config)
   assert "pip install -e '.[wandb,mlflow]'" in str(caught.value)
   config.trackers = ('auto',)

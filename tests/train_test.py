@@ -20,7 +20,6 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from experiments import ahead as ahead_lib
 from experiments import checks
 from experiments import evaluating
 from experiments import replay
@@ -31,11 +30,13 @@ from experiments import view
 from experiments import warm_start
 from experiments import worlds
 from step_jax.algorithm import methods
+from step_jax.rollout import ahead as ahead_lib
 from step_jax.rollout import episodes
 from step_jax.rollout import keeper
 from step_jax.rollout import redrawing
 from step_jax.rollout import workers
 from step_jax.runs import episodes as episodes_lib
+from step_jax.runs import errors
 from step_jax.runs import evaluation as evaluation_lib
 from step_jax.runs import fields
 from step_jax.runs import files
@@ -294,7 +295,7 @@ def test_an_episode_is_played_again(run, change, sentence):
   change(episode.about[0], episode.arrays)
   assert sentence in replay.replay(config, run, episode).diverged
   assert bool(replay.replay(config, run, episode).diverged) == bool(sentence)
-  with pytest.raises(checks.UserError, match='an episode in .*, got r9-99'):
+  with pytest.raises(errors.UserError, match='an episode in .*, got r9-99'):
     replay.find(run, 'r9-99')
 
 
@@ -374,7 +375,7 @@ def test_without_a_whole_checkpoint_there_is_a_sentence(run, tmp_path):
   shutil.copytree(run, tmp_path, dirs_exist_ok=True)
   for path in (tmp_path / 'checkpoints').glob('*/digest'):
     shutil.rmtree(path)
-  with pytest.raises(checks.UserError, match='--workdir'):
+  with pytest.raises(errors.UserError, match='--workdir'):
     train.train(_config(num_rounds=5, eval_every=2), tmp_path)
   assert _rows(tmp_path) == _rows(run)  # nothing is lost for that
 
@@ -384,7 +385,7 @@ def test_a_finished_run_stays_as_it_is(run, tmp_path):
   train.train(_config(num_rounds=5, eval_every=2), tmp_path)
   _assert_same_run(tmp_path, run)
   assert _rows(tmp_path) == _rows(run)
-  with pytest.raises(checks.UserError, match='5 rounds already'):
+  with pytest.raises(errors.UserError, match='5 rounds already'):
     train.train(_config(num_rounds=4, eval_every=2), tmp_path)
   assert _rows(tmp_path) == _rows(run)
 
@@ -433,7 +434,7 @@ def test_a_run_of_before_a_field_existed_is_resumed_and_evaluated(
 
 def test_another_config_is_refused(run):
   before = (run / 'config.json').read_bytes()
-  with pytest.raises(checks.UserError, match='group_size') as caught:
+  with pytest.raises(errors.UserError, match='group_size') as caught:
     train.train(_config(num_rounds=9, group_size=4), run)
   assert 'num_rounds' not in str(caught.value)
   assert (run / 'config.json').read_bytes() == before
@@ -781,7 +782,7 @@ def test_steps_that_are_not_finite_are_skipped(
 
 def test_a_run_with_most_trajectories_lost_stops(tmp_path, faults, capsys):
   faults(lambda job, attempt, step: _in_training(job) and job.slot < 17)
-  with pytest.raises(checks.RunError) as caught:
+  with pytest.raises(errors.RunError) as caught:
     train.train(_config(num_rounds=2), tmp_path)
   assert str(caught.value).startswith('17 of 32 trajectories of round 0')
   assert '\n' not in str(caught.value) and _rows(tmp_path) == []
@@ -806,7 +807,7 @@ def test_a_run_that_broke_goes_on_when_the_world_is_whole(
     run, tmp_path, faults):
   faults(lambda job, attempt, step: _in_training(job) and len(
       metrics.read_metrics(tmp_path)) == 2)
-  with pytest.raises(checks.RunError, match='round 2'):
+  with pytest.raises(errors.RunError, match='round 2'):
     train.train(_config(num_rounds=5, eval_every=2), tmp_path)
   faults(lambda job, attempt, step: False)
   train.train(_config(num_rounds=5, eval_every=2), tmp_path)
@@ -846,7 +847,7 @@ def test_lost_evaluation_episodes_are_not_counted(run, tmp_path, faults):
 def test_an_evaluation_that_is_lost_stops_the_run(tmp_path, faults):
   faults(lambda job, attempt, step: not _in_training(job) and (
       not job.expert and len(metrics.read_metrics(tmp_path)) == 1))
-  with pytest.raises(checks.RunError, match='valuation'):
+  with pytest.raises(errors.RunError, match='valuation'):
     train.train(_config(num_rounds=2), tmp_path)
   # The update is made again from the round's beginning.
   faults(lambda job, attempt, step: False)
@@ -885,7 +886,7 @@ def test_a_policy_that_is_not_trained_is_evaluated(tmp_path, monkeypatch):
 
 
 def test_a_run_without_a_checkpoint_cannot_be_evaluated(tmp_path):
-  with pytest.raises(checks.UserError, match='no checkpoint'):
+  with pytest.raises(errors.UserError, match='no checkpoint'):
     evaluating.evaluate_run(_config(), tmp_path, split='train', episodes=1)
 
 
@@ -947,7 +948,7 @@ def test_a_mistake_in_the_world_is_the_users(tmp_path, monkeypatch):
 
   monkeypatch.setattr(
       worlds, 'make_pool', lambda world, config: Pool(world.make_env))
-  with pytest.raises(checks.UserError, match='expected a known task'):
+  with pytest.raises(errors.UserError, match='expected a known task'):
     train.train(_config(), tmp_path)
 
 
@@ -957,7 +958,7 @@ def test_a_keeper_that_does_not_start_is_told(tmp_path, monkeypatch):
   monkeypatch.setattr(
       worlds, 'make_pool', lambda world, config: workers.WorkerPool(
           world.make_env, num_workers=1, step_timeout=20.))
-  with pytest.raises(checks.RunError, match='keeps the workers was killed'):
+  with pytest.raises(errors.RunError, match='keeps the workers was killed'):
     train.train(_config(), tmp_path)
 
 

@@ -21,6 +21,7 @@ from step_jax.policies.qwen_vl import images
 from step_jax.policies.qwen_vl import prompts
 from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
 from step_jax.rollout import pictures
+from step_jax.runs import errors
 from tests import qwen_vl_examples
 
 P, L = 72, 40
@@ -358,7 +359,7 @@ def _save_checkpoint(folder, name='qwen2_5_vl_tied', **changes):
 def _refusal(folder, store):
   config = make_config(**{
       'policy.checkpoint': str(folder), 'policy.prompt_length': 200})
-  with pytest.raises((checks.UserError, base.InputError)) as error:
+  with pytest.raises((errors.UserError, base.InputError)) as error:
     policy, _ = vision_language.make_policy(config, store.folder)
     policy.init(jax.random.key(0))
   assert '\n' not in str(error.value)
@@ -373,7 +374,7 @@ def test_a_folder_without_a_checkpoint_is_refused(store, tmp_path):
   assert 'config.json' in _refusal(tmp_path, store)
   (tmp_path / 'config.json').write_text('{"model_type": "bert"}')
   assert "got 'bert'" in _refusal(tmp_path, store)
-  with pytest.raises(checks.UserError, match='the folder of a checkpoint'):
+  with pytest.raises(errors.UserError, match='the folder of a checkpoint'):
     make_config(**{'policy.checkpoint': str(tmp_path / 'none')})
 
 
@@ -398,7 +399,7 @@ def test_weights_that_are_missing_or_damaged_are_refused(store, tmp_path):
 
 def test_a_picture_and_a_prompt_that_do_not_fit_are_refused(store):
   config = make_config(**{'policy.screen_size': (640, 480)})
-  with pytest.raises(checks.UserError, match='policy.prompt_length 72'):
+  with pytest.raises(errors.UserError, match='policy.prompt_length 72'):
     vision_language.make_policy(config, store.folder)
 
 
@@ -413,7 +414,7 @@ def test_a_missing_package_is_named(package, monkeypatch, tmp_path):
       monkeypatch.delitem(sys.modules, name)
   monkeypatch.delattr('experiments.vision_language')
   monkeypatch.delattr('step_jax.policies.qwen_vl')
-  with pytest.raises(checks.UserError, match=rf"{package}.*\.\[vlm\]"):
+  with pytest.raises(errors.UserError, match=rf"{package}.*\.\[vlm\]"):
     policies.make_policy(make_config(), world)
 
 
@@ -428,18 +429,18 @@ def test_a_missing_package_is_named(package, monkeypatch, tmp_path):
     ({'policy.width': 20}, 'divides policy.width'),
 ])
 def test_bad_values_are_told(changes, message):
-  with pytest.raises(checks.UserError, match=message):
+  with pytest.raises(errors.UserError, match=message):
     make_config(**changes)
 
 
 def test_other_configs_lack_the_fields():
   config = common.base_config()
   config.policy.name = 'qwen_vl'
-  with pytest.raises(checks.UserError, match='configs/vlm_tiny.py'):
+  with pytest.raises(errors.UserError, match='configs/vlm_tiny.py'):
     checks.check_config(config)
 
 
 def test_a_simulator_has_no_pictures():
   config = make_config(**{'env.name': 'desk'})
-  with pytest.raises(checks.UserError, match="such as 'miniwob'"):
+  with pytest.raises(errors.UserError, match="such as 'miniwob'"):
     worlds.make_world(config)

@@ -23,6 +23,7 @@ from step_jax.policies.qwen_vl import model as model_lib
 from step_jax.policies.qwen_vl import saving
 from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
 from step_jax.runs import episodes
+from step_jax.runs import errors
 from step_jax.runs import progress as progress_lib
 from step_jax.runs import stopping
 from tests import fake_phone
@@ -156,9 +157,9 @@ def _check_export(config, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, *(
       checkpoint.load_params(folder, checkpoint.read_config(folder))
       for folder in (output, tmp_path / 'model')))
-  with pytest.raises(checks.UserError, match='to be empty'):
+  with pytest.raises(errors.UserError, match='to be empty'):
     export.export(config, tmp_path / 'run', output, 'float32')
-  with pytest.raises(checks.UserError, match='began with policy.checkpoint'):
+  with pytest.raises(errors.UserError, match='began with policy.checkpoint'):
     export.export(_config(), tmp_path / 'run', tmp_path / 'other', 'float32')
 
 
@@ -188,14 +189,14 @@ def test_the_paper_s_experiment_runs_on_a_fake_phone(tmp_path):
 
 @pytest.mark.parametrize('module', [androidworld_config, osworld_config])
 def test_the_paper_s_experiment_needs_a_checkpoint(module):
-  with pytest.raises(checks.UserError, match='policy.checkpoint=DIR') as error:
+  with pytest.raises(errors.UserError, match='policy.checkpoint=DIR') as error:
     checks.check_config(module.get_config('paper'))
   assert '\n' not in str(error.value)
 
 
 def test_a_mistake_leaves_no_folder_behind(tmp_path):
   (tmp_path / 'model').mkdir()
-  with pytest.raises(checks.UserError, match='tokenizer.json'):
+  with pytest.raises(errors.UserError, match='tokenizer.json'):
     train.train(_config(**{'policy.checkpoint': str(tmp_path / 'model')}),
                 tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
@@ -203,7 +204,7 @@ def test_a_mistake_leaves_no_folder_behind(tmp_path):
 
 def test_a_prompt_that_is_too_long_ends_the_run(tmp_path):
   config = _config(**{'policy.prompt_length': 30})
-  with pytest.raises(checks.UserError, match='prompt_length 30'):
+  with pytest.raises(errors.UserError, match='prompt_length 30'):
     train.train(config, tmp_path / 'run')
   assert not (tmp_path / 'run' / 'checkpoints').exists()
 

@@ -5,10 +5,10 @@ import gymnasium
 import pytest
 
 from configs import androidworld as androidworld_config
-from experiments import checks
 from experiments import worlds
 from step_jax.envs.androidworld import tokens as androidworld_tokens
 from step_jax.envs import base
+from step_jax.runs import errors
 from tests import fake_config
 
 
@@ -46,7 +46,7 @@ def test_the_example_is_an_observation():
 def test_an_unknown_environment_is_a_user_mistake(name):
   config = fake_config.get_config()
   config.env.name = name
-  with pytest.raises(checks.UserError, match='env.name') as caught:
+  with pytest.raises(errors.UserError, match='env.name') as caught:
     worlds.make_world(config)
   assert '\n' not in str(caught.value)
 
@@ -56,7 +56,7 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path):
   monkeypatch.syspath_prepend(tmp_path)
   config = fake_config.get_config()
   config.env.name = 'needing:Env'
-  with pytest.raises(checks.UserError, match=(
+  with pytest.raises(errors.UserError, match=(
       'needing:Env needs the Python package no_such_package, .*pip install')):
     worlds.make_world(config)
 
@@ -83,7 +83,7 @@ def test_what_the_fake_phone_needs_is_named(monkeypatch, lacking):
   find_spec = importlib.util.find_spec
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: (
       None if name == lacking else find_spec(name)))
-  with pytest.raises(checks.UserError, match=(
+  with pytest.raises(errors.UserError, match=(
       rf"needs {lacking}; install with pip install -e '\.\[androidworld,test")):
     worlds.make_world(androidworld_config.get_config('fake_phone'))
 
@@ -91,7 +91,7 @@ def test_what_the_fake_phone_needs_is_named(monkeypatch, lacking):
 def test_a_task_given_twice_is_a_user_mistake():
   config = fake_config.get_config()
   config.env.tasks = ('press-1', 'press-1')
-  with pytest.raises(checks.UserError, match='env.tasks'):
+  with pytest.raises(errors.UserError, match='env.tasks'):
     worlds.make_world(config)
 
 
@@ -99,5 +99,5 @@ def test_a_missing_program_is_a_user_mistake(monkeypatch, tmp_path):
   monkeypatch.setenv('PATH', str(tmp_path))
   config = fake_config.get_config()
   config.env.name = 'miniwob'
-  with pytest.raises(checks.UserError, match='apt-get install'):
+  with pytest.raises(errors.UserError, match='apt-get install'):
     worlds.make_world(config)

@@ -5,7 +5,7 @@ import sys
 
 from absl import flags
 
-from experiments import checks
+from step_jax.runs import errors
 from step_jax.runs import files
 from step_jax.runs import stopping
 
@@ -29,10 +29,10 @@ def exit_code(command: Callable[[], None]) -> int:
   except flags.Error as error:
     print(sentence(error), file=sys.stderr)
     return 2
-  except checks.UserError as error:
+  except errors.UserError as error:
     print(error, file=sys.stderr)
     return 2
-  except (checks.RunError, files.WriteError) as error:
+  except (errors.RunError, files.WriteError) as error:
     print(error, file=sys.stderr)
     return 1
 
