@@ -17,8 +17,8 @@ from absl import flags
 import ml_collections
 
 from experiments import checks
-from experiments import showing
 from experiments import worlds
+from step_jax.envs import reading
 from step_jax.runs import commands
 from step_jax.runs import viewer
 
@@ -40,7 +40,7 @@ def view(config: ml_collections.ConfigDict, workdir: pathlib.Path
   """
   tasks = worlds.make_world(config, workdir=workdir).tasks
   return viewer.write_pages(
-      workdir, tasks, showing.screen, max_steps=config.max_steps,
+      workdir, tasks, reading.screen, max_steps=config.max_steps,
       title=config.env.description or config.env.name,
       about=viewer.read_facts(workdir))
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from experiments import showing
+from step_jax.envs import reading
 from step_jax.envs.miniwob import browser
 from step_jax.runs import viewer
 from tests import made_up_run
@@ -20,7 +20,7 @@ def made_report(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('viewer') / 'run'
   tasks = made_up_run.make(workdir)
   page = viewer.write_pages(
-      workdir, tasks, showing.screen, title=made_up_run.HOSTILE,
+      workdir, tasks, reading.screen, title=made_up_run.HOSTILE,
       about=viewer.read_facts(workdir), max_steps=3)
   return page.parent
 
@@ -67,14 +67,14 @@ def test_pages_of_episodes_that_are_gone_go_too(tmp_path):
   folder = tmp_path / 'report' / 'episodes'
   folder.mkdir(parents=True)
   (folder / 'r0-99.html').write_text('')
-  viewer.write_pages(tmp_path, ['a', 'b'], showing.screen, title='', about=[],
+  viewer.write_pages(tmp_path, ['a', 'b'], reading.screen, title='', about=[],
                      max_steps=4)
   assert sorted(path.stem for path in folder.iterdir()) == [
       'e2-0', 'r2-1', 'r2-2', 'r2-3']
 
 
 def test_a_run_that_has_just_begun_has_a_page(tmp_path):
-  page = viewer.write_pages(tmp_path, ['a'], showing.screen, title='new',
+  page = viewer.write_pages(tmp_path, ['a'], reading.screen, title='new',
                             about=[], max_steps=4)
   assert 'No round is done yet.' in page.read_text()
 
