@@ -6,8 +6,6 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from experiments import serving
 from experiments import worlds
@@ -157,28 +155,12 @@ def _following(setup: Any, should_stop: Callable[[], bool]) -> Collector:
 def simulated(
     setup: Any, should_stop: Callable[[], bool] = lambda: False) -> Collector:
   """Plays in the world's simulator; `setup` is a `setups.Setup`."""
-  by_policy, by_expert = (
-      simulation.make_simulate(
-          setup.world.simulator, policy, setup.codec,
-          max_steps=setup.config.max_steps,
-          num_lanes=setup.acting_batch_size, placement=setup.placement)
-      for policy in (setup.policy, None))
+  play = simulation.make_collect(
+      setup.world.simulator, setup.policy, setup.codec,
+      max_steps=setup.config.max_steps, num_lanes=setup.acting_batch_size,
+      placement=setup.placement, should_stop=should_stop)
 
   def collect(jobs, player, name, closes=False):
     del name, closes
-    if should_stop():
-      raise KeyboardInterrupt
-    simulate = by_policy
-    if player is None:
-      simulate = by_expert
-      player = collect_lib.Player((), jax.random.key(0), 0.)
-    _, task_ids, seeds = np.array([job[:3] for job in sorted(jobs)], np.int32).T
-    trajectory = simulate(
-        player.rng_key, player.params, jnp.asarray(task_ids),
-        jnp.asarray(seeds), temperature=player.temperature)
-    num_steps = int(trajectory.step_mask.sum())
-    if should_stop():
-      raise KeyboardInterrupt
-    return collect_lib.Collection(
-        trajectory, num_steps, 0, notes=collect_lib.make_notes(jobs))
+    return play(jobs, player)
   return collect

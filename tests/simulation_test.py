@@ -107,6 +107,26 @@ def test_the_expert(num_slots):
   assert len(set(expected.step_mask.sum(axis=1))) > 1
 
 
+def test_jobs_are_played_by_slot_until_one_is_to_stop(
+    policy, params, simulate):
+  stop = []
+  collect = simulation.make_collect(
+      desk_env.make_simulator(_TASKS, _MAX_STEPS), policy, _CODEC,
+      max_steps=_MAX_STEPS, num_lanes=_NUM_LANES,
+      should_stop=lambda: bool(stop))
+  shuffled = [_JOBS[i] for i in np.random.default_rng(0).permutation(10)]
+  player = collect_lib.Player(params, jax.random.key(195), .7)
+  played = collect(shuffled, player)
+  chex.assert_trees_all_equal(played.trajectory, simulate(
+      player.rng_key, params, *_columns(_JOBS), temperature=.7))
+  assert played.environment_steps == played.trajectory.step_mask.sum() > 10
+  assert played.notes.seeds.tolist() == [job.seed for job in _JOBS]
+  assert not collect(shuffled).trajectory.log_probs.any()  # the expert's
+  stop.append(1)
+  with pytest.raises(KeyboardInterrupt):
+    collect(_JOBS, player)
+
+
 def test_an_episode_is_of_slot_and_key_alone(params, simulate):
   columns = _columns([workers.Job(slot, 0, 5) for slot in range(10)])
   first = simulate(jax.random.key(0), params, *columns, temperature=.7)

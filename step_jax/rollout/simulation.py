@@ -4,18 +4,21 @@ The lanes of a policy call of fixed shape play the round's episodes; a lane
 that is free takes the next one, so no row waits for the slowest.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import functools
 from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from step_jax.algorithm import credit
 from step_jax.algorithm import types
 from step_jax.policies import base
 from step_jax.policies import placement as placement_lib
+from step_jax.rollout import collect as collect_lib
+from step_jax.rollout import workers
 
 
 class Simulator(NamedTuple):
@@ -31,6 +34,54 @@ class _Lanes(NamedTuple):
   step_ids: chex.Array  # [W] int32
   states: Any
   observations: Any  # with history
+
+
+def make_collect(
+    simulator: Simulator,
+    policy: base.Policy,
+    codec: base.Codec,
+    *,
+    max_steps: int,
+    num_lanes: int,
+    placement: placement_lib.Placement = placement_lib.NOWHERE,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Callable[..., collect_lib.Collection]:
+  """Builds the function that plays jobs, as `collect.collect` does.
+
+  Args:
+    simulator, policy, codec, max_steps, num_lanes, placement: see
+      `make_simulate`.
+    should_stop: asked before and after a round; True raises KeyboardInterrupt.
+
+  Returns:
+    `collect(jobs, player=None)` -> `Collection`, whose trajectory stays on the
+    device; without a player the scripted solution plays.
+  """
+  by_policy, by_expert = (
+      make_simulate(simulator, who, codec, max_steps=max_steps,
+                    num_lanes=num_lanes, placement=placement)
+      for who in (policy, None))
+
+  def collect(jobs: Sequence[workers.Job],
+              player: collect_lib.Player | None = None
+              ) -> collect_lib.Collection:
+    if should_stop():
+      raise KeyboardInterrupt
+    simulate = by_policy
+    if player is None:
+      simulate = by_expert
+      player = collect_lib.Player((), jax.random.key(0), 0.)
+    _, task_ids, seeds = np.array([job[:3] for job in sorted(jobs)], np.int32).T
+    trajectory = simulate(
+        player.rng_key, player.params, jnp.asarray(task_ids),
+        jnp.asarray(seeds), temperature=player.temperature)
+    num_steps = int(trajectory.step_mask.sum())
+    if should_stop():
+      raise KeyboardInterrupt
+    return collect_lib.Collection(
+        trajectory, num_steps, 0, notes=collect_lib.make_notes(jobs))
+
+  return collect
 
 
 def make_simulate(
