@@ -9,10 +9,8 @@ instance, without one it is the one that training plays.
 
 from collections.abc import Sequence
 import contextlib
-import io
 import pathlib
 import sys
-from typing import Any
 
 if __name__ == '__main__':  # run as a script, from anywhere
   sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -20,8 +18,6 @@ if __name__ == '__main__':  # run as a script, from anywhere
 from absl import flags
 import jax
 import ml_collections
-import numpy as np
-from PIL import Image
 
 from experiments import checks
 from experiments import saved
@@ -33,8 +29,7 @@ from step_jax.rollout.actors import local
 from step_jax.runs import commands
 from step_jax.runs import errors
 from step_jax.runs import files
-
-_FRAME = 700  # milliseconds
+from step_jax.runs import playing
 
 
 def watch(config: ml_collections.ConfigDict, workdir: pathlib.Path,
@@ -62,44 +57,20 @@ def watch(config: ml_collections.ConfigDict, workdir: pathlib.Path,
         f'expected --task to be one of {", ".join(world.tasks[:3])}, ..., got '
         f'{task!r}')
   setup = setups.make_setup(config, worlds.make_world(config, workdir=workdir))
-  params = saved.newest_params(setup, workdir)
-  with contextlib.closing(worlds.with_pictures(config, world)()) as env:
-    frames, reward = _play(
-        env, setup, params, world.tasks.index(task),
-        episodes.fixed_seed(task) if seed is None else seed)
-  path = workdir / 'report' / f'{task}.gif'
-  picture = io.BytesIO()
-  frames[0].save(picture, 'GIF', save_all=True, append_images=frames[1:],
-                 duration=_FRAME, loop=0)
-  with files.writing(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-  files.replace(path, picture.getvalue())
-  return (f'{task}: {"success" if reward > 0 else "failure"} after '
-          f'{len(frames)} steps; {path}')
-
-
-def _play(env: Any, setup: setups.Setup, params: Any, task_id: int, seed: int
-          ) -> tuple[list[Image.Image], float]:
-  """The screens of an episode, each before its action, and its reward."""
-  codec = setup.codec
   act = local.policy_actor(
       setup.policy, collect_lib.Player(
-          params, jax.random.key(setup.config.seed),
-          setup.config.eval_temperature), batch_size=1)
-  frames: list[Image.Image] = []
-  observation, info = env.reset(seed=seed, options={'task_id': task_id})
-  history, done = codec.empty_history, False
-  while not done:
-    row = codec.observe(observation, info, history)
-    sample = act(collect_lib.Rows(
-        np.zeros(1, np.int32), np.full(1, len(frames), np.int32),
-        jax.tree.map(lambda x: np.asarray(x)[None], row), [info]))
-    frames.append(Image.fromarray(getattr(env, 'env', env).render()))
-    tokens = sample.tokens[0]
-    history = codec.remember(history, row, tokens)
-    observation, reward, *ends, info = env.step(codec.decode(row, tokens))
-    done = any(ends)
-  return frames, reward
+          saved.newest_params(setup, workdir), jax.random.key(config.seed),
+          config.eval_temperature), batch_size=1)
+  with contextlib.closing(worlds.with_pictures(config, world)()) as env:
+    frames, reward = playing.play(
+        env, setup.codec, act, task_id=world.tasks.index(task),
+        seed=episodes.fixed_seed(task) if seed is None else seed)
+  path = workdir / 'report' / f'{task}.gif'
+  with files.writing(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+  playing.write_gif(path, frames)
+  return (f'{task}: {"success" if reward > 0 else "failure"} after '
+          f'{len(frames)} steps; {path}')
 
 
 def main(argv: Sequence[str]) -> int:

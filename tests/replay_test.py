@@ -1,6 +1,4 @@
 """Tests of frames of an episode that is played again, on Desk."""
-import types
-
 import numpy as np
 import pytest
 
@@ -13,6 +11,7 @@ from experiments import worlds
 from step_jax.rollout import workers
 from step_jax.runs import episodes
 from step_jax.runs import errors
+from step_jax.runs import playing
 from tests import fake_config
 
 
@@ -32,7 +31,7 @@ def test_frames_show_what_the_action_hits(tmp_path):
   red = [(np.asarray(frame) == [208, 48, 48]).all(axis=-1).sum()
          for frame in again.frames]
   assert red[0] > 300  # the outline of what is clicked
-  replay._write_gif(tmp_path / 'x.gif', again.frames)
+  playing.write_gif(tmp_path / 'x.gif', again.frames)
   assert (tmp_path / 'x.gif').read_bytes()[:3] == b'GIF'
 
 
@@ -44,14 +43,3 @@ def test_an_environment_without_pictures_is_told():
     worlds.with_pictures(config, world)
   config.policy.name = 'qwen_vl'  # PictureEnv
   assert worlds.with_pictures(config, world) is world.make_env
-
-
-def test_points_are_drawn_where_there_is_a_picture():
-  env = types.SimpleNamespace(render=lambda: np.zeros((100, 200, 3), np.uint8))
-  env.unwrapped = env
-  frame = np.asarray(replay._frame(
-      env, {'text': '', 'point': [.5, .25], 'box': [.1, .1, .2, .2]},
-      np.zeros(3)))
-  places = np.argwhere(frame[..., 0] > 100)
-  assert places.min(0).tolist() == [10, 20]
-  assert abs(places[places[:, 1] > 70].mean(0) - [25, 100]).max() < 1

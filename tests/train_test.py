@@ -41,6 +41,7 @@ from step_jax.runs import evaluation as evaluation_lib
 from step_jax.runs import fields
 from step_jax.runs import files
 from step_jax.runs import metrics
+from step_jax.runs import playing
 from step_jax.runs import stopping
 from tests import fake_config
 from tests import fake_world
@@ -289,14 +290,14 @@ def test_a_run_is_shown_and_stays_as_it_is(run, tmp_path):
      'is not the last')])
 def test_an_episode_is_played_again(run, change, sentence):
   config = checks.read_config(run / 'config.json')
-  name = next(about['id'] for part in replay.find(run, None)
+  name = next(about['id'] for part in playing.find(run, None)
               for about in part.about if about['steps'] > 2)
-  episode, = replay.find(run, name)
+  episode, = playing.find(run, name)
   change(episode.about[0], episode.arrays)
   assert sentence in replay.replay(config, run, episode).diverged
   assert bool(replay.replay(config, run, episode).diverged) == bool(sentence)
   with pytest.raises(errors.UserError, match='an episode in .*, got r9-99'):
-    replay.find(run, 'r9-99')
+    playing.find(run, 'r9-99')
 
 
 def test_rounds_that_are_added_equal_those_of_one_run(run, tmp_path, capsys):

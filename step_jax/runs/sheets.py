@@ -48,7 +48,7 @@ def draw(
     seen = _screen(screen(episodes_lib.observation(arrays, step),
                           about['instruction']), pictures / names[step], font)
     action = about['actions'][step]
-    _mark(seen, action)
+    mark(seen, action, radius=4)
     corner = _WIDTH * place, _LINE
     sheet.paste(seen, corner)
     pen.rectangle((*corner, corner[0] + _WIDTH - 1, _LINE + _HEIGHT),
@@ -73,7 +73,7 @@ def _screen(shown: dict[str, Any], picture: pathlib.Path, font: Any
   image = Image.new('RGB', (_WIDTH, _HEIGHT), '#f2f2f2')
   pen = ImageDraw.Draw(image)
   for element in shown.get('elements', ()):
-    box = _pixels(element['box'])
+    box = _pixels(element['box'], image.size)
     pen.rectangle(box, outline='#3060c0' if element['focused'] else '#a0a0a0')
     text = element['text'] or element['kind']
     if element['value']:
@@ -83,19 +83,21 @@ def _screen(shown: dict[str, Any], picture: pathlib.Path, font: Any
   return image
 
 
-def _mark(image: Image.Image, action: dict[str, Any]) -> None:
-  """Frames where an action hit."""
+def mark(image: Image.Image, action: dict[str, Any], *, radius: int) -> None:
+  """Frames where an action hit; a point has a circle of `radius` pixels."""
   pen = ImageDraw.Draw(image)
   if 'box' in action:
-    pen.rectangle(_pixels(action['box']), outline=_RED, width=2)
+    pen.rectangle(_pixels(action['box'], image.size), outline=_RED, width=2)
   for name in ('point', 'end'):
     if name in action:
-      x, y = action[name][0] * _WIDTH, action[name][1] * _HEIGHT
-      pen.ellipse((x - 4, y - 4, x + 4, y + 4), outline=_RED, width=2)
+      x, y = action[name][0] * image.width, action[name][1] * image.height
+      pen.ellipse((x - radius, y - radius, x + radius, y + radius),
+                  outline=_RED, width=2)
 
 
-def _pixels(box: Any) -> tuple[float, float, float, float]:
+def _pixels(box: Any, size: tuple[int, int]
+            ) -> tuple[float, float, float, float]:
   """Corners of a box `(left, top, width, height)` in fractions."""
   left, top, width, height = box
-  return (left * _WIDTH, top * _HEIGHT,
-          (left + max(width, 0)) * _WIDTH, (top + max(height, 0)) * _HEIGHT)
+  return (left * size[0], top * size[1],
+          (left + max(width, 0)) * size[0], (top + max(height, 0)) * size[1])
