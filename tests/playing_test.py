@@ -57,7 +57,9 @@ def test_points_are_drawn_where_there_is_a_picture():
 
 
 def test_an_environment_that_renders_nothing_is_told():
-  env = types.SimpleNamespace(render=lambda: None)
-  env.unwrapped = env
-  with pytest.raises(errors.UserError, match='shows pictures for --gif'):
+  env = desk.DeskEnv(_TASKS)
+  with pytest.raises(errors.UserError, match='shows pictures for a GIF'):
+    playing.play(env, _CODEC, lambda rows: None, task_id=0, seed=5)
+  env = types.SimpleNamespace(render=lambda: None, unwrapped=None)
+  with pytest.raises(errors.UserError, match='shows pictures for a GIF'):
     playing._frame(env, {'text': ''}, np.zeros(3))

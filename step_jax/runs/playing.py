@@ -98,14 +98,18 @@ def _frame(env: Any, action: dict[str, Any], tokens: np.ndarray
   """What is seen, with an action on it."""
   if hasattr(env.unwrapped, 'show'):  # whose pictures are more than the screen
     return Image.fromarray(env.unwrapped.show(tokens))
+  frame = _screen(env).convert('RGB')
+  sheets.mark(frame, action, radius=6)
+  return frame
+
+
+def _screen(env: Any) -> Image.Image:
   pixels = getattr(env, 'env', env).render()
   if pixels is None:
     raise errors.UserError(
-        'expected an environment that shows pictures for --gif, got one that '
+        'expected an environment that shows pictures for a GIF, got one that '
         'does not')
-  frame = Image.fromarray(pixels).convert('RGB')
-  sheets.mark(frame, action, radius=6)
-  return frame
+  return Image.fromarray(pixels)
 
 
 def play(env: Any, codec: base.Codec, act: actors.ActFn, *,
@@ -121,6 +125,9 @@ def play(env: Any, codec: base.Codec, act: actors.ActFn, *,
 
   Returns:
     The screens, each before its action, and the reward.
+
+  Raises:
+    UserError: the environment shows no pictures.
   """
   frames: list[Image.Image] = []
   observation, info = env.reset(seed=seed, options={'task_id': task_id})
@@ -130,7 +137,7 @@ def play(env: Any, codec: base.Codec, act: actors.ActFn, *,
     sample = act(actors.Rows(
         np.zeros(1, np.int32), np.full(1, len(frames), np.int32),
         jax.tree.map(lambda x: np.asarray(x)[None], row), [info]))
-    frames.append(Image.fromarray(getattr(env, 'env', env).render()))
+    frames.append(_screen(env))
     tokens = sample.tokens[0]
     history = codec.remember(history, row, tokens)
     observation, reward, *ends, info = env.step(codec.decode(row, tokens))
