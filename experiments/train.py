@@ -34,7 +34,6 @@ from step_jax.runs import files
 from step_jax.runs import hosts
 from step_jax.runs import metrics
 from step_jax.runs import progress as progress_lib
-from step_jax.runs import report
 from step_jax.runs import signals
 from step_jax.runs import stopping
 from step_jax.runs import trackers
@@ -218,6 +217,7 @@ def _report(
     workdir: pathlib.Path, log: metrics.MetricsLog, setup: setups.Setup,
     progress: progress_lib.RunProgress) -> None:
   """The table per task and the pictures at the end of a run."""
+  from step_jax.runs import report  # importing matplotlib takes a second
   before, after = (
       metrics.read_json(workdir / f'{name}.json')
       for name in ('initial_evaluation', 'evaluation'))

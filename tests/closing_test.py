@@ -18,9 +18,7 @@ from tests import fake_world
 
 _TASKS = ('press-1', 'press-2', 'press-3', 'type-1')
 _CODEC = element.make_codec(envs_base.TEXT_WORDS)
-_EXAMPLE = {
-    name: np.zeros(space.shape, space.dtype)
-    for name, space in envs_base.observation_space().items()}
+_EXAMPLE = fake_world.example()
 _LENGTH = 4  # steps of an episode by the clock
 _LEARNING = 3.  # seconds between rounds
 

@@ -15,9 +15,7 @@ from tests import fake_world
 _TASKS = ('press-1', 'press-2', 'press-3', 'type-1')
 _MAX_STEPS = 4
 _CODEC = element.make_codec(envs_base.TEXT_WORDS)
-_EXAMPLE = {
-    name: np.zeros(space.shape, space.dtype)
-    for name, space in envs_base.observation_space().items()}
+_EXAMPLE = fake_world.example()
 _JOBS = [workers.Job(slot, (slot // 2) % 4, 100 + slot // 2)
          for slot in range(12)]
 

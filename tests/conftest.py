@@ -70,8 +70,8 @@ _NOT_QUICK = {
     'test_a_mesh_of_four_devices_equals_one'}
 # The longest first, so that no worker ends with one of them alone.
 _LONGEST = """
-    vision_language_training desktop_server run notebooks osworld_docs hosts
-    train desk_training osworld_desktop desktop_tasks desktop_pool workers
+    vision_language_training static desktop_server run notebooks osworld_docs
+    hosts train desk_training osworld_desktop desktop_tasks desktop_pool workers
     actors androidworld miniwob configs
 """.split()
 

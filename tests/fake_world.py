@@ -7,6 +7,7 @@ import pathlib
 import time
 
 import gymnasium
+from gymnasium import spaces
 import numpy as np
 
 from step_jax.envs import base
@@ -16,6 +17,18 @@ from step_jax.rollout import workers
 TRAIN_TASKS = ('press-1', 'press-2', 'press-3', 'type-1')
 HELD_OUT_TASKS = ('press-4',)
 _WORDS = ('apple', 'bread', 'cheese', 'dates', 'eggs', 'figs')
+_SIZE = 8  # elements and words of a screen: policies are soon through them
+
+
+def example():
+  """An empty screen, for shapes."""
+  return _cut(base.example())
+
+
+def _cut(screen):
+  """The first elements and words; there are seven verbs."""
+  return {name: leaf[:, :_SIZE] if name == 'target_mask' else leaf[:_SIZE]
+          for name, leaf in screen.items()}
 
 
 class ButtonEnv(gymnasium.Env):
@@ -28,7 +41,10 @@ class ButtonEnv(gymnasium.Env):
     hold: 'training' or 'evaluation'; a step of such an episode makes a file
       `held` and waits until `hold` is gone.
   """
-  observation_space = base.observation_space()
+  observation_space = spaces.Dict({
+      name: spaces.Box(0, 2**31 - 1 if leaf.dtype == np.int32 else 1,
+                       leaf.shape, leaf.dtype)
+      for name, leaf in example().items()})
   action_space = base.action_space()
 
   def __init__(self, tasks, max_steps):
@@ -74,7 +90,7 @@ class ButtonEnv(gymnasium.Env):
     self._screen = base.make_screen(
         ' '.join([verb, *self._wanted]), elements)
     info = {'expert_action': self._expert_action()} if self._expert else {}
-    return base.encode_screen(self._screen), info
+    return _cut(base.encode_screen(self._screen)), info
 
   def _expert_action(self):
     if not self._wanted:

@@ -42,6 +42,7 @@ from step_jax.runs import fields
 from step_jax.runs import files
 from step_jax.runs import metrics
 from step_jax.runs import playing
+from step_jax.runs import report
 from step_jax.runs import stopping
 from tests import fake_config
 from tests import fake_world
@@ -99,7 +100,7 @@ def prepared_host(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
   """Pictures take longer than rounds; those of `run` are looked at."""
-  monkeypatch.setattr(train.report, 'write_report', lambda *_, **__: [])
+  monkeypatch.setattr(report, 'write_report', lambda *_, **__: [])
 
 
 def _config(method='', **changes):
