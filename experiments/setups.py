@@ -19,6 +19,7 @@ from step_jax.algorithm import samplers
 from step_jax.algorithm import success_rate
 from step_jax.learning import clipping
 from step_jax.learning import learner as learner_lib
+from step_jax.learning import loader
 from step_jax.learning import streaming
 from step_jax.policies import base
 from step_jax.policies import placement as placement_lib
@@ -104,7 +105,8 @@ def make_learner(
   make: Callable[..., learner_lib.Learner] = learner_lib.make_learner
   if policy.load is not None:
     make = functools.partial(
-        streaming.make_learner, load=policies.make_loader(policy),
+        streaming.make_learner, load=functools.partial(
+            loader.prefetch, policy.load),
         frozen=policy.frozen)
   return make(
       functools.partial(policy.log_prob, temperature=config.temperature),

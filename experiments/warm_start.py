@@ -13,11 +13,11 @@ import jax
 import ml_collections
 import numpy as np
 
-from experiments import policies
 from experiments import worlds
 import step_jax
 from step_jax.algorithm import types
 from step_jax.learning import imitation
+from step_jax.learning import loader
 from step_jax.policies import base
 from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import episodes
@@ -74,7 +74,8 @@ def warm_start(
             f'loss {loss:.2f}')
 
     imitate = functools.partial(
-        imitation.imitate_loaded, load=policies.make_loader(policy),
+        imitation.imitate_loaded,
+        load=functools.partial(loader.prefetch, policy.load),
         frozen=policy.frozen, on_step=tell)
   params, losses = imitate(
       jax.random.key(config.seed), params, observations, tokens,
@@ -137,8 +138,7 @@ def _cache_path(
   sources = [path for folder in sorted(folders)
              for path in sorted(folder.glob('*.py'))]
   here = pathlib.Path(__file__)
-  sources += [here.with_name(f'{name}.py') for name in (
-      'policies', 'vision_language', 'worlds')]
+  sources += [here.with_name(f'{name}.py') for name in ('policies', 'worlds')]
   tasks = map(pathlib.Path, make_env.keywords['tasks'])
   sources += [  # files of tasks, and of their solutions
       path for task in tasks if task.is_file()

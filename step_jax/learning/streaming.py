@@ -6,7 +6,7 @@ comes out is the same; only useful rows are loaded.
 
 `load` maps batches of stored rows, pytrees of numpy `[B, ...]`, to what the
 policy reads, lazily and in order; it is a generator function, such as
-`functools.partial(loader.prefetch, policy.load, depth=2)`.
+`functools.partial(loader.prefetch, policy.load)`.
 """
 
 from collections.abc import Callable, Iterator
