@@ -255,28 +255,6 @@ def check_same_config(
         'use the same one, or another --workdir')
 
 
-def load_attribute(path: str) -> Any:
-  """Imports 'package.module:name'.
-
-  Raises:
-    UserError: if there is no such thing.
-  """
-  module_name, _, name = path.partition(':')
-  try:
-    return getattr(importlib.import_module(module_name), name)
-  except (ImportError, AttributeError, ValueError) as error:
-    missing = getattr(error, 'name', None) or module_name.partition('.')[0]
-    if isinstance(error, ModuleNotFoundError) and not (
-        f'{module_name}.'.startswith(f'{missing}.')):
-      raise errors.UserError(
-          f'{path} needs the Python package {missing}, which is not installed; '
-          "try pip install -e '.[androidworld,miniwob,osworld]'") from error
-    raise errors.UserError(
-        "expected env.name to be 'androidworld', 'desk', 'miniwob', "
-        "'osworld' or "
-        f"'package.module:EnvClass', got {path!r} ({error})") from error
-
-
 def _value(config: ml_collections.ConfigDict, field: str) -> Any:
   """The value of a field such as 'optimizer.learning_rate'."""
   value: Any = config

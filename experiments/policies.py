@@ -7,6 +7,7 @@ from typing import Any
 import ml_collections
 
 from experiments import worlds
+from step_jax.envs import worlds as worlds_lib
 from step_jax.policies import base
 from step_jax.policies import element
 from step_jax.policies import grid
@@ -40,7 +41,7 @@ def make_placement(
 
 
 def make_policy(
-    config: ml_collections.ConfigDict, world: worlds.World,
+    config: ml_collections.ConfigDict, world: worlds_lib.World,
     placement: placement_lib.Placement = placement_lib.NOWHERE,
 ) -> tuple[base.Policy, base.Codec]:
   """Builds the policy of a config for what the world yields.

@@ -10,7 +10,7 @@ import jax
 import ml_collections
 
 from experiments import policies
-from experiments import worlds
+from step_jax.envs import worlds
 from step_jax.policies import base
 from step_jax.rollout import processes
 from step_jax.rollout.actors import base as actors

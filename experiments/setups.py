@@ -13,10 +13,10 @@ import optax
 
 from experiments import policies
 from experiments import serving
-from experiments import worlds
 from step_jax.algorithm import methods
 from step_jax.algorithm import samplers
 from step_jax.algorithm import success_rate
+from step_jax.envs import worlds
 from step_jax.learning import clipping
 from step_jax.learning import learner as learner_lib
 from step_jax.learning import loader

@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from experiments import setups
-from experiments import worlds
 from step_jax.codecs import ui_tars
 from step_jax.envs import base
+from step_jax.envs import worlds
 from step_jax.envs.desk import state as desk
 from step_jax.policies import element
 from step_jax.policies import grid

@@ -13,9 +13,9 @@ import jax
 import ml_collections
 import numpy as np
 
-from experiments import worlds
 import step_jax
 from step_jax.algorithm import types
+from step_jax.envs import worlds
 from step_jax.learning import imitation
 from step_jax.learning import loader
 from step_jax.policies import base
