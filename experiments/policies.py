@@ -111,8 +111,7 @@ def make_vision_language(
         frozen_dtype=options.lora.frozen_dtype,
         tiny={name: options[name] for name in (
             'width', 'num_layers', 'vision_layers', 'num_heads', 'rope_theta')},
-        **{name: options[name] for name in (
-            'screen_size', 'dtype', 'remat', 'words')})
+        **{name: options[name] for name in ('dtype', 'remat', 'words')})
   except ValueError as error:
     raise errors.UserError(str(error)) from error
   except ModuleNotFoundError as error:

@@ -351,9 +351,9 @@ def test_a_loop_without_configs_makes_the_same_policy(made, store, tmp_path):
       'prompt_length': P, 'response_length': L, 'min_pixels': 56 * 56,
       'max_pixels': 28 * 28 * 1280}, prompt='short', screen_size=(84, 56))
   make_policy = functools.partial(
-      vision_policy.make_policy, store.get, settings, screen_size=(84, 56),
-      words='Do click-type.', tiny=dict(
-          width=16, num_heads=2, num_layers=1, vision_layers=1, rope_theta=4.))
+      vision_policy.make_policy, store.get, settings, words='Do click-type.',
+      tiny=dict(width=16, num_heads=2, num_layers=1, vision_layers=1,
+                rope_theta=4.))
   policy, codec = make_policy(source=None)
   (row, loaded), (own_row, own) = (
       (row, loads.load(jax.tree.map(lambda x: x[None], row)))

@@ -1,6 +1,6 @@
 """A vision-language policy with its codec: of a checkpoint, or a tiny one."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,6 @@ def make_policy(
     settings: versions.Settings,
     *,
     source: pathlib.Path | None,
-    screen_size: Sequence[int],
     platform: ui_tars.Platform = 'desktop',
     dtype: str = 'float32',
     remat: bool = False,
@@ -44,7 +43,6 @@ def make_policy(
     get_picture: of the number that a row has, as `ScreenshotStore.get`.
     settings: what it reads and writes, see `versions.settings`.
     source: folder of a checkpoint; None for a random model.
-    screen_size: width and height in pixels of a picture, at most.
     platform: whose calls it writes.
     dtype: of products, 'float32' or 'bfloat16'.
     remat: whether the gradient computes activations again.
@@ -73,9 +71,8 @@ def make_policy(
       None, map(tokenizer.id_to_token, settings.stop_ids)))))
   codec = vision.VisionCodec(
       tokenizer, vocabulary, config, get_picture,
-      sizes=vision.Sizes(screen_size=screen_size, **{
-          name: getattr(settings, name) for name in vision.Sizes._fields
-          if name != 'screen_size'}),
+      sizes=vision.Sizes(**{
+          name: getattr(settings, name) for name in vision.Sizes._fields}),
       platform=platform, before=before, stops=stops)
   policy = policy_lib.make_policy(
       config, vocabulary, codec.load, source=source,
