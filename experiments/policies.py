@@ -6,13 +6,13 @@ from typing import Any
 
 import ml_collections
 
-from experiments import worlds
-from step_jax.envs import worlds as worlds_lib
+from step_jax.envs import worlds
 from step_jax.policies import base
 from step_jax.policies import element
 from step_jax.policies import grid
 from step_jax.policies import placement as placement_lib
 from step_jax.policies.qwen_vl import placement as qwen_vl_placement
+from step_jax.policies.qwen_vl import versions
 from step_jax.rollout import pictures
 from step_jax.runs import errors
 
@@ -41,7 +41,7 @@ def make_placement(
 
 
 def make_policy(
-    config: ml_collections.ConfigDict, world: worlds_lib.World,
+    config: ml_collections.ConfigDict, world: worlds.World,
     placement: placement_lib.Placement = placement_lib.NOWHERE,
 ) -> tuple[base.Policy, base.Codec]:
   """Builds the policy of a config for what the world yields.
@@ -98,7 +98,7 @@ def make_vision_language(
     UserError: the checkpoint is not one, picture and prompt do not fit, or a
       package is missing.
   """
-  options, settings = config.policy, worlds.choose_settings(config)
+  options, settings = config.policy, choose_settings(config)
   try:  # its packages are an extra of their own
     from step_jax.codecs import vision_policy
     lora = make_lora(options.lora)
@@ -120,6 +120,20 @@ def make_vision_language(
     raise errors.UserError(
         f'{field} needs the Python package {error.name}, which is not '
         f"installed; try pip install -e '.[{extra}]'") from error
+
+
+def choose_settings(
+    config: ml_collections.ConfigDict) -> versions.Settings:
+  """What the model of a vision-language config reads and writes."""
+  options = config.policy
+  return versions.settings(
+      options.version,
+      pathlib.Path(options.checkpoint) if options.checkpoint else None,
+      {name: options[name] for name in (
+          'convention', 'min_pixels', 'max_pixels', 'prompt_length',
+          'response_length')},
+      prompt=options.prompt,
+      screen_size=tuple(options.screen_size))
 
 
 def make_lora(options: ml_collections.ConfigDict) -> Any:

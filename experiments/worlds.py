@@ -9,8 +9,8 @@ from typing import Any
 import gymnasium
 import ml_collections
 
+from experiments import policies
 from step_jax.envs import worlds
-from step_jax.policies.qwen_vl import versions
 from step_jax.rollout import ray_processes
 from step_jax.rollout import workers
 from step_jax.runs import errors
@@ -49,7 +49,7 @@ def make_world(
       skip_unsupported=config.env.skip_unsupported)
   if config.policy.name != 'qwen_vl':
     return make()
-  settings = choose_settings(config)
+  settings = policies.choose_settings(config)
   world = make(pictures={'folder': str(workdir / 'screenshots')} | {
       name: getattr(settings, name) for name in (
           'convention', 'min_pixels', 'max_pixels')})
@@ -72,20 +72,6 @@ def with_pictures(config: ml_collections.ConfigDict, world: worlds.World
   if config.policy.name == 'qwen_vl':  # whose environments are pictures anyway
     return world.make_env
   return worlds.with_pictures(config.env.name, world.make_env)
-
-
-def choose_settings(
-    config: ml_collections.ConfigDict) -> versions.Settings:
-  """What the model of a vision-language config reads and writes."""
-  options = config.policy
-  return versions.settings(
-      options.version,
-      pathlib.Path(options.checkpoint) if options.checkpoint else None,
-      {name: options[name] for name in (
-          'convention', 'min_pixels', 'max_pixels', 'prompt_length',
-          'response_length')},
-      prompt=options.prompt,
-      screen_size=tuple(options.screen_size))
 
 
 def tell_tasks(world: worlds.World, path: pathlib.Path,

@@ -443,6 +443,17 @@ def test_a_missing_package_is_named(package, monkeypatch, tmp_path):
     policies.make_policy(make_config(), world)
 
 
+def test_adapters_need_a_package(monkeypatch, store):
+  monkeypatch.setitem(sys.modules, 'qwix', None)
+  adapters = 'step_jax.policies.qwen_vl.adapters'
+  monkeypatch.delitem(sys.modules, adapters, raising=False)
+  monkeypatch.delattr(adapters, raising=False)
+  with pytest.raises(errors.UserError, match=(
+      r'policy.lora needs the Python package qwix, .*\.\[lora\]')):
+    policies.make_vision_language(
+        make_config(**{'policy.lora.rank': 2}), store.folder)
+
+
 @pytest.mark.parametrize('changes, message', [
     ({'method': 'trajectory_grpo'}, 'a prompt for each step'),
     ({'policy.prompt': 'long'}, 'ui_tars, short, ui'),
