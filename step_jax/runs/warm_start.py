@@ -62,14 +62,9 @@ def warm_start(
     say: tells the person a line.
     should_stop: asked now and then; True raises KeyboardInterrupt.
   """
-  leaves, structure = jax.tree.flatten(params)
   if hosts.from_leader(np.array(path.exists())):
     say(f'warm start: read from {path}')
-    if hosts.is_leader():
-      with np.load(path, allow_pickle=False) as saved:
-        leaves = [saved[f'{i}'] for i in range(len(leaves))]
-    return jax.tree.unflatten(structure, hosts.from_leader(leaves))
-
+    return _read(path, params)
   trajectory, where = _demonstrate(
       collect, num_tasks, demonstrations, seed, say)
   if not where.any():
@@ -115,6 +110,15 @@ def _demonstrate(
   say(f'warm start: {int(solved.sum())} of {len(jobs)} demonstrations solved '
       f'their task, {int(where.sum())} steps to imitate')
   return trajectory, where
+
+
+def _read(path: pathlib.Path, params: Any) -> Any:
+  """What the leader's cache has in the place of `params`, on every host."""
+  leaves, structure = jax.tree.flatten(params)
+  if hosts.is_leader():
+    with np.load(path, allow_pickle=False) as saved:
+      leaves = [saved[f'{i}'] for i in range(len(leaves))]
+  return jax.tree.unflatten(structure, hosts.from_leader(leaves))
 
 
 def _keep(path: pathlib.Path, params: Any, say: Callable[[str], None]) -> None:
