@@ -4,6 +4,7 @@ from collections.abc import Callable
 import importlib.util
 import json
 import math
+import operator
 import pathlib
 from typing import Any
 import urllib.parse
@@ -13,6 +14,7 @@ import ml_collections
 from configs import common
 from step_jax.algorithm import methods
 from step_jax.policies.qwen_vl import text as text_lib
+from step_jax.policies.qwen_vl import versions
 from step_jax.runs import errors
 from step_jax.runs import metrics
 from step_jax.runs import trackers
@@ -60,10 +62,13 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   Raises:
     UserError: naming the field, what is expected and what was given.
   """
+  def value(field: str) -> Any:
+    return operator.attrgetter(field)(config)
+
   def expect(field: str, good: bool, expected: str) -> None:
     if not good:
       raise errors.UserError(
-          f'expected {field} to be {expected}, got {_value(config, field)!r}')
+          f'expected {field} to be {expected}, got {value(field)!r}')
 
   expect('method', config.method in methods.METHODS,
          f'one of {", ".join(methods.METHODS)}')
@@ -77,14 +82,13 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   expect('group_weight', config.group_weight in ('sum', 'sample'),
          "'sum' or 'sample'")
   for field in _COUNTS:
-    expect(field, _value(config, field) >= 1, 'at least 1')
+    expect(field, value(field) >= 1, 'at least 1')
   for field in _NOT_NEGATIVE:
-    expect(field, 0 <= _value(config, field) < math.inf,
-           'a number of at least 0')
+    expect(field, 0 <= value(field) < math.inf, 'a number of at least 0')
   for field in _POSITIVE:
-    expect(field, 0 < _value(config, field) < math.inf, 'a number above 0')
+    expect(field, 0 < value(field) < math.inf, 'a number above 0')
   for field in _SHARES:
-    expect(field, 0 <= _value(config, field) <= 1, 'from 0 to 1')
+    expect(field, 0 <= value(field) <= 1, 'from 0 to 1')
   expect('env.episodes', config.env.episodes in ('fixed', 'drawn'),
          "'fixed' or 'drawn'")
   expect('env.tasks', all(x and isinstance(x, str) for x in config.env.tasks),
@@ -191,7 +195,7 @@ def _check_vision_language(
          'a method of steps, as a vision-language policy has a prompt for each '
          'step')
   for field, choices in (
-      ('version', ('auto', 'ui_tars_dpo', 'ui_tars_1_5', 'qwen2_5_vl')),
+      ('version', ('auto', *versions.VERSIONS)),
       ('prompt', ('ui_tars', 'short', 'ui_tars_dpo', 'ui_tars_1_5')),
       ('convention', ('thousand', 'pixels')),
       ('dtype', ('float32', 'bfloat16'))):
@@ -253,33 +257,3 @@ def check_same_config(
     raise errors.UserError(
         f'the run in {path.parent} was begun with another config: {listed}; '
         'use the same one, or another --workdir')
-
-
-def load_attribute(path: str) -> Any:
-  """Imports 'package.module:name'.
-
-  Raises:
-    UserError: if there is no such thing.
-  """
-  module_name, _, name = path.partition(':')
-  try:
-    return getattr(importlib.import_module(module_name), name)
-  except (ImportError, AttributeError, ValueError) as error:
-    missing = getattr(error, 'name', None) or module_name.partition('.')[0]
-    if isinstance(error, ModuleNotFoundError) and not (
-        f'{module_name}.'.startswith(f'{missing}.')):
-      raise errors.UserError(
-          f'{path} needs the Python package {missing}, which is not installed; '
-          "try pip install -e '.[androidworld,miniwob,osworld]'") from error
-    raise errors.UserError(
-        "expected env.name to be 'androidworld', 'desk', 'miniwob', "
-        "'osworld' or "
-        f"'package.module:EnvClass', got {path!r} ({error})") from error
-
-
-def _value(config: ml_collections.ConfigDict, field: str) -> Any:
-  """The value of a field such as 'optimizer.learning_rate'."""
-  value: Any = config
-  for name in field.split('.'):
-    value = value[name]
-  return value

@@ -1,27 +1,20 @@
 """The policies that configs name, and what their tokens mean."""
 
-from collections.abc import Callable
-import functools
+import pathlib
+import sys
 from typing import Any
 
 import ml_collections
 
-from experiments import worlds
-from step_jax.learning import loader
+from step_jax.envs import worlds
 from step_jax.policies import base
 from step_jax.policies import element
 from step_jax.policies import grid
 from step_jax.policies import placement as placement_lib
 from step_jax.policies.qwen_vl import placement as qwen_vl_placement
+from step_jax.policies.qwen_vl import versions
+from step_jax.rollout import pictures
 from step_jax.runs import errors
-
-_LOADED = 2  # batches that wait while one is used
-
-
-def make_loader(policy: base.Policy) -> Callable[..., Any]:
-  """What `streaming` takes to load the rows that a policy reads."""
-  assert policy.load is not None
-  return functools.partial(loader.prefetch, policy.load, depth=_LOADED)
 
 
 def make_placement(
@@ -64,7 +57,9 @@ def make_policy(
       package is missing, or a checkpoint is none.
   """
   if config.policy.name == 'qwen_vl':
-    return _make_vision_language(config, world, placement)
+    drive: Any = world.make_env
+    return make_vision_language(
+        config, drive.keywords['folder'], drive.keywords['platform'], placement)
   module, field = {
       'element': (element, 'element_text'), 'grid': (grid, 'picture'),
   }[config.policy.name]
@@ -87,19 +82,63 @@ def make_policy(
     raise errors.UserError(str(error)) from error
 
 
-def _make_vision_language(
-    config: ml_collections.ConfigDict, world: worlds.World,
-    placement: placement_lib.Placement,
+def make_vision_language(
+    config: ml_collections.ConfigDict, folder: str, platform: Any = 'desktop',
+    placement: placement_lib.Placement = placement_lib.NOWHERE,
 ) -> tuple[base.Policy, base.Codec]:
-  drive: Any = world.make_env
+  """Builds the policy of a config; see configs/common.py for its fields.
+
+  Args:
+    config: the run's config.
+    folder: of the run's pictures.
+    platform: whose calls it writes, 'desktop' or 'mobile'.
+    placement: of the model.
+
+  Raises:
+    UserError: the checkpoint is not one, picture and prompt do not fit, or a
+      package is missing.
+  """
+  options, settings = config.policy, choose_settings(config)
   try:  # its packages are an extra of their own
-    from experiments import vision_language
-    return vision_language.make_policy(
-        config, drive.keywords['folder'], drive.keywords['platform'],
-        placement)
+    from step_jax.codecs import vision_policy
+    lora = make_lora(options.lora)
+    if settings.warning:
+      print(settings.warning, file=sys.stderr)
+    return vision_policy.make_policy(
+        pictures.reader(folder), settings,
+        source=pathlib.Path(options.checkpoint) if options.checkpoint else None,
+        platform=platform, placement=placement, lora=lora,
+        frozen_dtype=options.lora.frozen_dtype,
+        tiny={name: options[name] for name in (
+            'width', 'num_layers', 'vision_layers', 'num_heads', 'rope_theta')},
+        **{name: options[name] for name in ('dtype', 'remat', 'words')})
+  except ValueError as error:
+    raise errors.UserError(str(error)) from error
   except ModuleNotFoundError as error:
     field, extra = ('policy.lora', 'lora') if error.name == 'qwix' else (
         "policy.name 'qwen_vl'", 'vlm')
     raise errors.UserError(
         f'{field} needs the Python package {error.name}, which is not '
         f"installed; try pip install -e '.[{extra}]'") from error
+
+
+def choose_settings(
+    config: ml_collections.ConfigDict) -> versions.Settings:
+  """What the model of a vision-language config reads and writes."""
+  options = config.policy
+  return versions.settings(
+      options.version,
+      pathlib.Path(options.checkpoint) if options.checkpoint else None,
+      {name: options[name] for name in (
+          'convention', 'min_pixels', 'max_pixels', 'prompt_length',
+          'response_length')},
+      prompt=options.prompt,
+      screen_size=tuple(options.screen_size))
+
+
+def make_lora(options: ml_collections.ConfigDict) -> Any:
+  """`adapters.Lora` of a config's `policy.lora`; None if there are none."""
+  if not options.rank:
+    return None
+  from step_jax.policies.qwen_vl import adapters  # qwix is an extra
+  return adapters.Lora(options.rank, options.alpha, tuple(options.targets))

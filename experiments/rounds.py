@@ -16,12 +16,12 @@ import ml_collections
 import numpy as np
 
 from experiments import collectors
-from experiments import policies
 from experiments import serving
 from experiments import setups
 from step_jax.algorithm import credit
 from step_jax.algorithm import samplers
 from step_jax.algorithm import types
+from step_jax.learning import loader
 from step_jax.learning import streaming
 from step_jax.policies import base
 from step_jax.rollout import ahead as ahead_lib
@@ -271,7 +271,8 @@ def _assign(
         temperature=config.temperature)
   elif setup.policy.load is not None:
     augment = functools.partial(
-        streaming.augment_steps, load=policies.make_loader(setup.policy),
+        streaming.augment_steps,
+        load=functools.partial(loader.prefetch, setup.policy.load),
         sample_many=sample, micro_batch_size=setup.acting_batch_size)
   with serving.telling():
     batch = augment(

@@ -4,20 +4,18 @@ from collections.abc import Iterator
 import contextlib
 import functools
 import pathlib
-import shutil
 from typing import Any
 
 import jax
 import ml_collections
 
-from experiments import worlds
+from experiments import policies
+from step_jax.envs import worlds
 from step_jax.policies import base
 from step_jax.rollout import processes
 from step_jax.rollout.actors import base as actors
 from step_jax.runs import errors
 from step_jax.runs import files
-
-_WEIGHTS = ('config.json', '*.safetensors', '*.safetensors.index.json')
 
 
 def make_remote(
@@ -89,18 +87,8 @@ def save(
   Raises:
     WriteError: it cannot be written.
   """
-  from experiments import vision_language  # their packages are an extra
-  from step_jax.policies.qwen_vl import checkpoint
-  from step_jax.policies.qwen_vl import saving
-  params = policy.frozen.join(params, policy.frozen.get())
-  lora = vision_language.make_lora(options.lora)
-  if lora is not None:
-    from step_jax.policies.qwen_vl import adapters
-    params = adapters.merge(params, lora)
-  source = pathlib.Path(options.checkpoint)
+  from step_jax.policies.qwen_vl import saving  # its packages are an extra
   with files.writing(output):
-    saving.save_params(
-        output, checkpoint.read_config(source), params, dtype=dtype)
-    for path in source.iterdir():  # tokenizer, processor, generation settings
-      if path.is_file() and not any(map(path.match, _WEIGHTS)):
-        shutil.copy(path, output)
+    saving.save_policy(
+        output, policy, params, source=pathlib.Path(options.checkpoint),
+        lora=policies.make_lora(options.lora), dtype=dtype)

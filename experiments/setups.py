@@ -13,10 +13,10 @@ import optax
 
 from experiments import policies
 from experiments import serving
-from experiments import worlds
 from step_jax.algorithm import methods
 from step_jax.algorithm import samplers
 from step_jax.algorithm import success_rate
+from step_jax.envs import worlds
 from step_jax.learning import clipping
 from step_jax.learning import learner as learner_lib
 from step_jax.learning import streaming
@@ -62,12 +62,6 @@ def make_setup(
                serving.make_remote(config, policy, world))
 
 
-@functools.cache
-def _make_sampler(name: str, **options: Any) -> samplers.Sampler:
-  """The same functions for the same options, so that jit knows them again."""
-  return getattr(samplers, name)(**options)
-
-
 def make_sampler(
     config: ml_collections.ConfigDict, name: str) -> samplers.Sampler:
   """Builds a sampler; but for SR-Traj's, its numbers are its paper's.
@@ -77,19 +71,21 @@ def make_sampler(
     name: one of `checks.SAMPLERS`.
   """
   if name != 'sr_traj':
-    return _make_sampler(name)
+    return _made(getattr(samplers, name))
   if config.smoothing == 'ema':
-    rule = _rule(success_rate.ema_success_rate, 'decay', config.ema_decay)
+    rule = _made(functools.partial, success_rate.ema_success_rate,
+                 decay=config.ema_decay)
   else:
-    rule = _rule(
-        success_rate.update_success_rate, 'group_size', config.group_size)
-  return _make_sampler(name, threshold=config.threshold,
-                       sharpness=config.sharpness, smoothing=rule)
+    rule = _made(functools.partial, success_rate.update_success_rate,
+                 group_size=config.group_size)
+  return _made(samplers.sr_traj, threshold=config.threshold,
+               sharpness=config.sharpness, smoothing=rule)
 
 
 @functools.cache
-def _rule(function: Callable[..., Any], name: str, value: Any) -> Any:
-  return functools.partial(function, **{name: value})
+def _made(make: Callable[..., Any], *args: Any, **options: Any) -> Any:
+  """The same functions for the same options, so that jit knows them again."""
+  return make(*args, **options)
 
 
 def make_learner(
@@ -101,18 +97,11 @@ def make_learner(
   optimizer = optax.chain(
       clipping.clip_by_global_norm(options.max_grad_norm),
       make_optimizer(options))
-  make: Callable[..., learner_lib.Learner] = learner_lib.make_learner
-  if policy.load is not None:
-    make = functools.partial(
-        streaming.make_learner, load=policies.make_loader(policy),
-        frozen=policy.frozen)
-  return make(
-      functools.partial(policy.log_prob, temperature=config.temperature),
-      optimizer, num_epochs=options.num_epochs,
-      num_minibatches=options.num_minibatches, clip_low=options.clip_low,
-      clip_high=options.clip_high, importance_cap=options.importance_cap,
-      entropy_bonus=options.entropy_bonus,
-      micro_batch_size=options.micro_batch_size, placement=placement)
+  return streaming.make_policy_learner(
+      policy, optimizer, temperature=config.temperature, placement=placement,
+      **{name: options[name] for name in (
+          'num_epochs', 'num_minibatches', 'clip_low', 'clip_high',
+          'importance_cap', 'entropy_bonus', 'micro_batch_size')})
 
 
 def make_optimizer(

@@ -4,15 +4,14 @@ from collections.abc import Callable
 import functools
 import json
 import pathlib
-import sys
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from experiments import setups
-from experiments import worlds
 from step_jax.envs import reading
+from step_jax.envs import worlds
 from step_jax.policies import grid
 from step_jax.rollout import pictures
 from step_jax.runs import episode_log
@@ -32,8 +31,7 @@ def open_log(
   field = worlds.picture_field(setup.world)
   if field is not None and bounds.rounds:
     drive: Any = setup.world.make_env
-    get_picture = pictures.ScreenshotStore(
-        drive.keywords[field], capacity=sys.maxsize).get
+    get_picture = pictures.reader(drive.keywords[field])
   return episode_log.EpisodeLog(
       workdir, done, setup.world.tasks, bounds, make_reader(setup), get_picture)
 

@@ -1,31 +1,17 @@
-"""Imitation of scripted demonstrations, cached by what determines them."""
+"""Imitation before the first round, as a config asks for it."""
 
 from collections.abc import Callable
-import functools
-import hashlib
-import inspect
-import os
 import pathlib
 from typing import Any
 
-import gymnasium
-import jax
 import ml_collections
-import numpy as np
 
 from experiments import policies
-from experiments import worlds
-import step_jax
-from step_jax.algorithm import types
-from step_jax.learning import imitation
+from experiments import worlds as make_worlds
+from step_jax.envs import worlds
 from step_jax.policies import base
 from step_jax.rollout import collect as collect_lib
-from step_jax.rollout import episodes
-from step_jax.rollout import workers
-from step_jax.runs import files
-from step_jax.runs import hosts
-
-_DEMONSTRATIONS = 2**32 - 1  # in the place of a round in seeds
+from step_jax.runs import warm_start as warm_start_lib
 
 
 def warm_start(
@@ -48,110 +34,19 @@ def warm_start(
     say: tells the person a line.
     should_stop: asked now and then; True raises KeyboardInterrupt.
   """
-  path = _cache_path(config, world)
-  leaves, structure = jax.tree.flatten(params)
-  if hosts.from_leader(np.array(path.exists())):
-    say(f'warm start: read from {path}')
-    if hosts.is_leader():
-      with np.load(path, allow_pickle=False) as saved:
-        leaves = [saved[f'{i}'] for i in range(len(leaves))]
-    return jax.tree.unflatten(structure, hosts.from_leader(leaves))
-
-  trajectory, where = _demonstrate(config, world, collect, say)
-  if not where.any():
-    return params
-  observations = jax.tree.map(lambda x: x[where], trajectory.observations)
-  tokens = trajectory.actions[where]
-  imitate: Callable[..., Any] = imitation.imitate
-  if policy.load is not None:
-    tenth = max(config.warm_start.num_steps // 10, 1)
-
-    def tell(step, loss):
-      if should_stop():
-        raise KeyboardInterrupt
-      if step % tenth == 0:
-        say(f'warm start: step {step} of {config.warm_start.num_steps}, '
-            f'loss {loss:.2f}')
-
-    imitate = functools.partial(
-        imitation.imitate_loaded, load=policies.make_loader(policy),
-        frozen=policy.frozen, on_step=tell)
-  params, losses = imitate(
-      jax.random.key(config.seed), params, observations, tokens,
-      log_prob_fn=policy.log_prob, num_steps=config.warm_start.num_steps,
-      batch_size=config.warm_start.batch_size,
-      learning_rate=config.warm_start.learning_rate,
-      temperature=config.temperature)
-  losses = jax.device_get(losses)
-  say(f'warm start: imitation loss {losses[0]:.2f} -> {losses[-1]:.2f}')
-  _keep(path, params, say)
-  return params
-
-
-def _demonstrate(
-    config: ml_collections.ConfigDict, world: worlds.World,
-    collect: Callable[..., collect_lib.Collection], say: Callable[[str], None]
-) -> tuple[types.Trajectory, np.ndarray]:
-  """The expert's trajectories, and which steps of them, `[B, T]`, are good."""
-  jobs = [
-      workers.Job(slot, slot // config.warm_start.demonstrations,
-                  episodes.training_seed(config.seed, _DEMONSTRATIONS, slot),
-                  expert=True)
-      for slot in range(
-          len(world.tasks) * config.warm_start.demonstrations)]
-  trajectory = collect(jobs, None).trajectory
-  solved = trajectory.valid & trajectory.successes
-  where = np.asarray(trajectory.step_mask & solved[:, None])
-  say(f'warm start: {int(solved.sum())} of {len(jobs)} demonstrations solved '
-      f'their task, {int(where.sum())} steps to imitate')
-  return trajectory, where
-
-
-def _keep(path: pathlib.Path, params: Any, say: Callable[[str], None]) -> None:
-  """Writes parameters into the cache, if it can."""
-  partial = path.with_suffix(f'.{os.getpid()}.npz')
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(partial, **{
-        f'{i}': leaf for i, leaf in enumerate(
-            jax.device_get(jax.tree.leaves(hosts.whole(params))))})
-    files.sync(partial)
-    os.replace(partial, path)
-  except OSError as error:  # It is but a cache.
-    partial.unlink(missing_ok=True)
-    say(f'warm start: not kept in {path}: {error}')
+  return warm_start_lib.warm_start(
+      policy, params, collect, _cache_path(config, world),
+      num_tasks=len(world.tasks), temperature=config.temperature,
+      seed=config.seed, say=say, should_stop=should_stop, **config.warm_start)
 
 
 def _cache_path(
     config: ml_collections.ConfigDict, world: worlds.World) -> pathlib.Path:
-  """Named by all that the result depends on: settings and source code."""
-  make_env: Any = world.make_env
-  make_env = make_env.keywords.get('make_env', make_env)  # that of pictures
-  package = pathlib.Path(step_jax.__file__).parent
-  folders = {package / room for room in (
-      'codecs', 'envs', 'learning', 'policies', 'policies/qwen_vl', 'rollout')}
-  folders |= {  # of the environment, and of what it derives from
-      pathlib.Path(inspect.getfile(parent)).parent
-      for parent in make_env.func.__mro__
-      if issubclass(parent, gymnasium.Env) and parent is not gymnasium.Env}
-  sources = [path for folder in sorted(folders)
-             for path in sorted(folder.glob('*.py'))]
-  here = pathlib.Path(__file__)
-  sources += [here.with_name(f'{name}.py') for name in (
-      'policies', 'vision_language', 'worlds')]
-  tasks = map(pathlib.Path, make_env.keywords['tasks'])
-  sources += [  # files of tasks, and of their solutions
-      path for task in tasks if task.is_file()
-      for path in sorted(task.parent.glob(f'{task.stem}.*'))]
-  digest = hashlib.sha256(repr((
+  settings = (
       world.tasks, config.env.name, config.max_steps, config.seed,
       config.temperature, sorted(
           (name, value) for name, value in config.env.arguments.items()
           if name != 'addresses'),
-      sorted(config.warm_start.items()), sorted(config.policy.items()),
-      jax.__version__, jax.default_backend())).encode())
-  for source in sources:
-    digest.update(source.read_bytes())
-  root = pathlib.Path(
-      os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
-  return root / 'step_jax' / f'warm_start_{digest.hexdigest()[:16]}.npz'
+      sorted(config.warm_start.items()), sorted(config.policy.items()))
+  return warm_start_lib.cache_path(settings, world.make_env, [
+      pathlib.Path(str(module.__file__)) for module in (policies, make_worlds)])

@@ -245,8 +245,3 @@ def test_machines_of_a_cluster_have_the_same_addresses(monkeypatch):
     checks.check_config(config)
   config.env.backend = 'ray'
   checks.check_config(config)
-
-
-def test_load_attribute():
-  assert checks.load_attribute('tests.fake_config:get_config') is (
-      fake_config.get_config)

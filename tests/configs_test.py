@@ -15,6 +15,7 @@ from experiments import checks
 from experiments import setups
 from experiments import worlds
 from step_jax.algorithm import methods
+from step_jax.envs import worlds as worlds_lib
 from step_jax.envs.osworld import machines
 from step_jax.envs.osworld import upstream
 from step_jax.runs import errors
@@ -138,7 +139,7 @@ def test_an_unknown_variant_is_refused(path):
 @_each
 def test_tasks_are_those_of_the_environment(path, arg, monkeypatch):
   config = _module(path).get_config(arg)
-  name = worlds._ALIASES.get(config.env.name, config.env.name)
+  name = worlds_lib.ALIASES.get(config.env.name, config.env.name)
   module = importlib.import_module(name.partition(':')[0])
   monkeypatch.setattr(
       module, 'check_requirements', lambda: None, raising=False)

@@ -34,8 +34,8 @@ def _choose(folder, version='auto', prompt='ui_tars', **given):
 def test_versions(family, version, expected, warns, tmp_path):
   """Of bytedance/UI-TARS #119 and #173: UI-TARS-1.5 counts in pixels."""
   (tmp_path / 'config.json').write_text(json.dumps({'model_type': family}))
-  *found, stops, warning = _choose(tmp_path, version)
-  assert tuple(found) == expected and stops == ()
+  *found, stops, warning, size = _choose(tmp_path, version)
+  assert tuple(found) == expected and stops == () and size == (1920, 1080)
   assert bool(warning) is warns and '\n' not in warning
   if warns:
     assert f'checkpoint of {family}, got {expected[1]!r}' in warning

@@ -11,6 +11,7 @@ import pytest
 from experiments import checks
 from experiments import serving
 from experiments import worlds
+from step_jax.envs import worlds as worlds_lib
 from step_jax.rollout import ray_processes
 from step_jax.runs import errors
 from tests import fake_config
@@ -91,7 +92,7 @@ def test_a_cluster_that_will_not_do_is_a_users_mistake(
   config = fake_config.get_config()
   config.env.update({
       'backend': 'ray', 'ray_address': 'auto', 'num_workers': 4})
-  world = worlds.World(('count',), fake_envs.CountEnv, None, None, True)
+  world = worlds_lib.World(('count',), fake_envs.CountEnv, None, None, True)
   with pytest.raises(errors.UserError, match=message):
     worlds.make_pool(world, config)
 
@@ -119,12 +120,12 @@ def test_a_cluster_that_was_killed_is_not_waited_for(fake_ray, monkeypatch):
 def test_pictures_are_put_into_the_store_of_the_run(tmp_path):
   make_env = functools.partial(
       fake_envs.CountEnv, folder=str(tmp_path / 'here'), capacity=7)
-  world = worlds.World(('a',), make_env, {'screenshot': 0}, None, True)
-  carried, store = worlds._carry_pictures(world)
+  world = worlds_lib.World(('a',), make_env, {'screenshot': 0}, None, True)
+  carried, store = worlds_lib.carry_pictures(world)
   assert (store.folder, store._capacity) == (tmp_path / 'here', 7)
   assert carried.args == (make_env, 'folder')
   world = world._replace(example={})
-  assert worlds._carry_pictures(world) == (make_env, None)
+  assert worlds_lib.carry_pictures(world) == (make_env, None)
 
 
 @pytest.mark.parametrize('fault, expected', [

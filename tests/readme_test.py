@@ -43,6 +43,12 @@ def test_the_round_on_desk_learns_from_its_successes():
   assert names['state'].step > 0 and names['success_rate'].max() > 0
 
 
+def test_a_world_is_made_from_a_name():
+  names = _run_example('world')
+  assert tuple(names['env'].tasks) == names['world'].tasks
+  assert names['world'].simulator is not None
+
+
 def test_the_package_needs_nothing_of_the_run_loop():
   unwanted = ('gymnasium', 'matplotlib', 'ml_collections', 'orbax', 'rich')
   code = ('import sys, step_jax; '

@@ -252,6 +252,28 @@ def test_with_the_loader_and_its_thread():
       actual, streamed.update(streamed.init(), batch))
 
 
+def test_a_policy_s_learner_loads_if_the_policy_does():
+  def log_prob(params, observation, tokens, *, temperature):
+    return learner_test.log_prob_fn(
+        jax.tree.map(lambda x: x / temperature, params), observation, tokens)
+
+  batch = _batch('singles', 20, 17, 0)
+  rows, store = _stored(batch)
+  policy = base.Policy(lambda key: learner_test._params(), log_prob, log_prob)
+  results = []
+  for policy, batch in ((policy, batch), (policy._replace(
+      load=lambda rows: next(store.load([rows]))), rows)):
+    learner = streaming.make_policy_learner(
+        policy, optax.sgd(.1), temperature=.7, num_minibatches=1)
+    results.append(learner.update(
+        learner.init(policy.init(None)), batch)[0].params)
+  _close(*results)
+  assert store.calls
+  moved = jax.tree.map(lambda x, y: np.abs(x - y).max(),
+                       results[0], learner_test._params())
+  assert max(jax.tree.leaves(moved)) > 1e-3
+
+
 def test_the_options_are_those_of_the_jitted_learner():
   theirs, ours = (
       {name: (x.kind, x.default) for name, x in inspect.signature(

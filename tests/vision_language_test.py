@@ -1,5 +1,6 @@
 """What the rows, prompts and responses of a vision-language policy mean."""
 
+import functools
 import io
 import json
 import shutil
@@ -13,13 +14,14 @@ import pytest
 from configs import common
 from experiments import checks
 from experiments import policies
-from experiments import vision_language
 from experiments import worlds
+from step_jax.codecs import vision_policy
 from step_jax.envs import picture_env
 from step_jax.policies import base
 from step_jax.policies.qwen_vl import images
 from step_jax.policies.qwen_vl import prompts
 from step_jax.policies.qwen_vl import tokenizer as tokenizer_lib
+from step_jax.policies.qwen_vl import versions
 from step_jax.rollout import pictures
 from step_jax.runs import errors
 from tests import qwen_vl_examples
@@ -60,12 +62,12 @@ def made_store(tmp_path_factory):
 
 @pytest.fixture(scope='module', name='made')
 def made_policy(store):
-  return vision_language.make_policy(make_config(), store.folder)
+  return policies.make_vision_language(make_config(), store.folder)
 
 
 @pytest.fixture(scope='module', name='phone')
 def made_phone_policy(store):
-  return vision_language.make_policy(
+  return policies.make_vision_language(
       make_config(**{'policy.response_length': 80}), store.folder, 'mobile')
 
 
@@ -223,7 +225,7 @@ def test_candidates_of_a_phone_match_as_it_gets_them(phone, texts, expected):
 
 def test_pixels_match_by_the_size_that_the_model_sees(store):
   # Picture 2 is 40 x 30, which the model sees as 84 x 56 pixels.
-  _, codec = vision_language.make_policy(
+  _, codec = policies.make_vision_language(
       make_config(**{'policy.convention': 'pixels'}), store.folder)
   row = _observe(codec, 2)
   tokens = np.stack([codec.encode(row, f"Action: click(start_box='{place}')")
@@ -323,7 +325,7 @@ def test_a_folder_chooses_prompt_pixels_lengths_and_stops(
   config.policy.checkpoint = str(folder)
   config.policy.screen_size = (84, 56)
   checks.check_config(config)
-  _, codec = vision_language.make_policy(config, store.folder)
+  _, codec = policies.make_vision_language(config, store.folder)
   owner = codec.observe.__self__
   assert codec.num_tokens == 400 and len(owner.stops) == 3
   assert owner._sizes.convention == 'pixels'
@@ -337,11 +339,34 @@ def test_a_folder_chooses_prompt_pixels_lengths_and_stops(
           }.items() <= world.make_env.keywords.items()
   assert not capsys.readouterr().err
   config.policy.version = 'ui_tars_dpo'
-  _, codec = vision_language.make_policy(config, store.folder)
+  _, codec = policies.make_vision_language(config, store.folder)
   assert codec.num_tokens == 128
   said = capsys.readouterr().err
   assert said.startswith("expected policy.convention 'pixels'")
   assert said.count('\n') == 1
+
+
+def test_a_loop_without_configs_makes_the_same_policy(made, store, tmp_path):
+  settings = versions.settings('auto', None, {
+      'prompt_length': P, 'response_length': L, 'min_pixels': 56 * 56,
+      'max_pixels': 28 * 28 * 1280}, prompt='short', screen_size=(84, 56))
+  make_policy = functools.partial(
+      vision_policy.make_policy, store.get, settings, words='Do click-type.',
+      tiny=dict(width=16, num_heads=2, num_layers=1, vision_layers=1,
+                rope_theta=4.))
+  policy, codec = make_policy(source=None)
+  (row, loaded), (own_row, own) = (
+      (row, loads.load(jax.tree.map(lambda x: x[None], row)))
+      for row, loads in ((_observe(made[1], 1), made[0]),
+                         (_observe(codec, 1), policy)))
+  for one, other in zip(jax.tree.leaves((row, loaded)),
+                        jax.tree.leaves((own_row, own)), strict=True):
+    np.testing.assert_array_equal(one, other)
+  assert policy.served.illegal_ids == made[0].served.illegal_ids
+  assert jax.eval_shape(policy.init, jax.random.key(0)) == jax.eval_shape(
+      made[0].init, jax.random.key(0))
+  with pytest.raises(ValueError, match='expected tokenizer.json'):
+    make_policy(source=tmp_path)
 
 
 # Mistakes.
@@ -360,7 +385,7 @@ def _refusal(folder, store):
   config = make_config(**{
       'policy.checkpoint': str(folder), 'policy.prompt_length': 200})
   with pytest.raises((errors.UserError, base.InputError)) as error:
-    policy, _ = vision_language.make_policy(config, store.folder)
+    policy, _ = policies.make_vision_language(config, store.folder)
     policy.init(jax.random.key(0))
   assert '\n' not in str(error.value)
   return str(error.value)
@@ -400,7 +425,7 @@ def test_weights_that_are_missing_or_damaged_are_refused(store, tmp_path):
 def test_a_picture_and_a_prompt_that_do_not_fit_are_refused(store):
   config = make_config(**{'policy.screen_size': (640, 480)})
   with pytest.raises(errors.UserError, match='policy.prompt_length 72'):
-    vision_language.make_policy(config, store.folder)
+    policies.make_vision_language(config, store.folder)
 
 
 @pytest.mark.parametrize('package', ['tokenizers', 'safetensors',
@@ -409,13 +434,24 @@ def test_a_missing_package_is_named(package, monkeypatch, tmp_path):
   world = worlds.make_world(make_config(), workdir=tmp_path)
   monkeypatch.setitem(sys.modules, package, None)
   for name in list(sys.modules):
-    if name.startswith(('experiments.vision_language',
+    if name.startswith(('step_jax.codecs.vision_policy',
                         'step_jax.policies.qwen_vl')):
       monkeypatch.delitem(sys.modules, name)
-  monkeypatch.delattr('experiments.vision_language')
+  monkeypatch.delattr('step_jax.codecs.vision_policy')
   monkeypatch.delattr('step_jax.policies.qwen_vl')
   with pytest.raises(errors.UserError, match=rf"{package}.*\.\[vlm\]"):
     policies.make_policy(make_config(), world)
+
+
+def test_adapters_need_a_package(monkeypatch, store):
+  monkeypatch.setitem(sys.modules, 'qwix', None)
+  adapters = 'step_jax.policies.qwen_vl.adapters'
+  monkeypatch.delitem(sys.modules, adapters, raising=False)
+  monkeypatch.delattr(adapters, raising=False)
+  with pytest.raises(errors.UserError, match=(
+      r'policy.lora needs the Python package qwix, .*\.\[lora\]')):
+    policies.make_vision_language(
+        make_config(**{'policy.lora.rank': 2}), store.folder)
 
 
 @pytest.mark.parametrize('changes, message', [

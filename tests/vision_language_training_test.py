@@ -18,6 +18,7 @@ from experiments import train
 from experiments import view
 from experiments import warm_start
 from experiments import worlds
+from step_jax.learning import loader
 from step_jax.policies.qwen_vl import checkpoint
 from step_jax.policies.qwen_vl import model as model_lib
 from step_jax.policies.qwen_vl import saving
@@ -217,7 +218,7 @@ def test_the_loader_is_the_policys(tmp_path):
   observation, info = env.reset(seed=0, options={'task_id': 0})
   row = codec.observe(observation, info, codec.empty_history)
   rows = jax.tree.map(lambda x: x[None], row)
-  loaded = list(policies.make_loader(policy)([rows, rows]))
+  loaded = list(loader.prefetch(policy.load, [rows, rows]))
   assert len(loaded) == 2
   for one, other in zip(*map(jax.tree.leaves, (loaded[0], policy.load(rows)))):
     np.testing.assert_array_equal(one, other)

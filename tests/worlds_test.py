@@ -1,5 +1,7 @@
 """Tests of the environments that configs name."""
+import functools
 import importlib.util
+import pickle
 
 import gymnasium
 import pytest
@@ -8,8 +10,11 @@ from configs import androidworld as androidworld_config
 from experiments import worlds
 from step_jax.envs.androidworld import tokens as androidworld_tokens
 from step_jax.envs import base
+from step_jax.envs import picture_env
+from step_jax.envs import worlds as worlds_lib
 from step_jax.runs import errors
 from tests import fake_config
+from tests import fake_world
 
 
 @pytest.mark.parametrize('split, names', [
@@ -101,3 +106,45 @@ def test_a_missing_program_is_a_user_mistake(monkeypatch, tmp_path):
   config.env.name = 'miniwob'
   with pytest.raises(errors.UserError, match='apt-get install'):
     worlds.make_world(config)
+
+
+def test_load_attribute():
+  assert worlds_lib.load_attribute('tests.fake_config:get_config') is (
+      fake_config.get_config)
+
+
+def test_a_loop_without_configs_makes_a_world():
+  world = worlds_lib.make_world('tests.fake_world:ButtonEnv', max_steps=5)
+  make_env = pickle.loads(pickle.dumps(world.make_env))
+  assert make_env.func is fake_world.ButtonEnv
+  assert make_env.keywords == {
+      'tasks': fake_world.TRAIN_TASKS, 'max_steps': 5}
+  desk = worlds_lib.make_world(
+      'desk', tasks=['bluetooth-on'], split='all', max_steps=9)
+  assert desk.tasks[0] == 'bluetooth-on' and len(desk.tasks) > 40
+  assert desk.simulator is not None and desk.draws
+
+
+@pytest.mark.parametrize('name, options, message', [
+    ('nonsense', {}, 'package.module:EnvClass'),
+    ('desk', {'tasks': ('calc-add',) * 2}, 'every task once'),
+    ('desk', {'pictures': {'folder': 'x'}}, "such as 'miniwob'"),
+    ('osworld', {'tasks': ('no/such/file.json',)}, 'no/such/file.json')])
+def test_a_world_that_there_is_not_is_told(name, options, message):
+  with pytest.raises(worlds_lib.WorldError, match=message) as caught:
+    worlds_lib.make_world(name, max_steps=5, **options)
+  assert isinstance(caught.value, ValueError)
+  assert '\n' not in str(caught.value)
+
+
+def test_a_vision_language_policy_drives_pictures(tmp_path):
+  make_world = functools.partial(
+      worlds_lib.make_world, 'tests.fake_pictures:PaintedEnv', max_steps=3)
+  world = make_world(pictures={'folder': str(tmp_path), 'capacity': 2})
+  env = world.make_env()
+  assert isinstance(env, picture_env.PictureEnv)
+  observation, _ = env.reset(seed=0, options={'task_id': 0})
+  assert {name: x.shape for name, x in observation.items()} == {
+      name: x.shape for name, x in world.example.items()}
+  assert worlds_lib.picture_field(world) == 'folder'
+  assert worlds_lib.picture_field(make_world()) is None

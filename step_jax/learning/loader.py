@@ -14,7 +14,7 @@ LoadBatches = Callable[[Iterable[Any]], Generator[Any, None, None]]
 
 
 def prefetch(
-    load: Callable[[Any], Any], batches: Iterable[Any], *, depth: int
+    load: Callable[[Any], Any], batches: Iterable[Any], *, depth: int = 2
 ) -> Generator[Any, None, None]:
   """Loads batches in a thread, in their order.
 

@@ -6,7 +6,7 @@ comes out is the same; only useful rows are loaded.
 
 `load` maps batches of stored rows, pytrees of numpy `[B, ...]`, to what the
 policy reads, lazily and in order; it is a generator function, such as
-`functools.partial(loader.prefetch, policy.load, depth=2)`.
+`functools.partial(loader.prefetch, policy.load)`.
 """
 
 from collections.abc import Callable, Iterator
@@ -108,6 +108,30 @@ def make_learner(
           functools.partial(
               updates.rows_at_once, micro_batch_size=micro_batch_size,
               placement=placement)))
+
+
+def make_policy_learner(
+    policy: base.Policy,
+    optimizer: optax.GradientTransformation,
+    *,
+    temperature: float,
+    **options: Any,
+) -> learner_lib.Learner:
+  """The learner of a policy: streaming where its rows have to be loaded.
+
+  Args:
+    policy: what learns.
+    optimizer: an optax transformation.
+    temperature: at which the policy acts in training.
+    **options: what `learner.make_learner` takes besides.
+  """
+  make: Callable[..., learner_lib.Learner] = learner_lib.make_learner
+  if policy.load is not None:
+    make = functools.partial(
+        make_learner, load=functools.partial(loader.prefetch, policy.load),
+        frozen=policy.frozen)
+  return make(functools.partial(policy.log_prob, temperature=temperature),
+              optimizer, **options)
 
 
 def augment_steps(

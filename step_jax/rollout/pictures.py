@@ -5,11 +5,14 @@ write to one folder: numbers come from a counter in a locked file, and a
 picture appears under its name at once and whole.
 """
 
+from collections.abc import Callable
 import contextlib
 import fcntl
+import functools
 import io
 import os
 import pathlib
+import sys
 
 from PIL import Image
 
@@ -106,3 +109,15 @@ class ScreenshotStore:
     content = io.BytesIO()
     image.save(content, 'WEBP', quality=90)
     return content.getvalue()
+
+
+def reader(folder: str | os.PathLike) -> Callable[[int], Image.Image]:
+  """`get` of the store in a folder, which is made when the first is read."""
+  @functools.cache
+  def store():
+    # Those who write pictures remove the oldest.
+    return ScreenshotStore(folder, capacity=sys.maxsize)
+
+  def get(number):
+    return store().get(number)
+  return get

@@ -3,15 +3,52 @@
 import json
 import pathlib
 import shutil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import numpy as safetensors_numpy
 
+from step_jax.policies import base
+from step_jax.policies.qwen_vl import checkpoint
 from step_jax.policies.qwen_vl import config as config_lib
 from step_jax.policies.qwen_vl import tensors as tensors_lib
+
+if TYPE_CHECKING:  # its package is an extra of its own
+  from step_jax.policies.qwen_vl import adapters
+
+_WEIGHTS = ('config.json', '*.safetensors', '*.safetensors.index.json')
+
+
+def save_policy(
+    folder: pathlib.Path,
+    policy: base.Policy,
+    params: Any,
+    *,
+    source: pathlib.Path,
+    lora: 'adapters.Lora | None' = None,
+    dtype: Any = None,
+) -> None:
+  """Writes a folder that transformers and inference servers load.
+
+  Args:
+    folder: made, if need be.
+    policy: of a checkpoint.
+    params: that learn; adapters among them are merged.
+    source: folder of the checkpoint, whose tokenizer, processor and generation
+      settings are copied.
+    lora: what the policy was made with.
+    dtype: of the parameters in the files; by default the parameters'.
+  """
+  params = policy.frozen.join(params, policy.frozen.get())
+  if lora is not None:
+    from step_jax.policies.qwen_vl import adapters
+    params = adapters.merge(params, lora)
+  save_params(folder, checkpoint.read_config(source), params, dtype=dtype)
+  for path in source.iterdir():
+    if path.is_file() and not any(map(path.match, _WEIGHTS)):
+      shutil.copy(path, folder)
 
 
 def save_params(

@@ -47,6 +47,7 @@ class Settings(NamedTuple):
   response_length: int  # L
   stop_ids: tuple[int, ...]  # of the folder, of the tokenizer
   warning: str  # a sentence if these do not fit the model; or ''
+  screen_size: tuple[int, int]  # (width, height) of the largest picture
 
 
 VERSIONS = {
@@ -107,7 +108,7 @@ def settings(
       stop_ids=tuple(stops) if isinstance(stops, list) else (
           () if stops is None else (stops,)),
       warning=_warning(family, values['convention']) or _template_warning(
-          source), **values)
+          source), screen_size=screen_size, **values)
 
 
 def _warning(family: str, convention: str) -> str:
