@@ -9,7 +9,6 @@ import pytest
 from configs import androidworld as androidworld_config
 from experiments import worlds
 from step_jax.envs.androidworld import tokens as androidworld_tokens
-from step_jax.envs import base
 from step_jax.envs import picture_env
 from step_jax.envs import worlds as worlds_lib
 from step_jax.runs import errors
@@ -40,8 +39,9 @@ def test_tasks_of_the_config_are_the_training_tasks():
 
 def test_the_example_is_an_observation():
   world = worlds.make_world(fake_config.get_config())
-  seen, _ = world.make_env().reset(seed=0, options={'task_id': 0})
-  assert base.observation_space().contains(seen)
+  env = world.make_env()
+  seen, _ = env.reset(seed=0, options={'task_id': 0})
+  assert env.observation_space.contains(seen)
   assert {name: (x.shape, x.dtype) for name, x in world.example.items()} == {
       name: (x.shape, x.dtype) for name, x in seen.items()}
 
