@@ -31,6 +31,7 @@ from step_jax.rollout import episodes
 from step_jax.rollout import redrawing
 from step_jax.rollout.actors import alternatives
 from step_jax.runs import errors
+from step_jax.runs import rows
 from step_jax.runs import signals
 
 
@@ -53,7 +54,8 @@ class Played(NamedTuple):
 def start(setup: setups.Setup, params: Any) -> RunState:
   """The state before the first round; `params` are copied."""
   num_tasks = len(setup.world.tasks)
-  acting = jax.tree.map(jnp.copy, params) if setup.config.lag else None
+  acting = jax.device_put(
+      params, may_alias=False) if setup.config.lag else None
   return setup.placement.place(RunState(
       setup.learner.init(params), jnp.zeros(num_tasks),
       setup.sampler.init(num_tasks), acting))
@@ -103,7 +105,7 @@ def play_round(
   sampler_state = _update_sampler(
       setup.sampler, state.sampler, trajectory.task_ids, trajectory.returns,
       trajectory.valid)
-  acting = jax.tree.map(jnp.copy, params) if config.lag else None
+  acting = jax.device_put(params, may_alias=False) if config.lag else None
   begin = functools.partial(
       _begin, ahead, setup, acting, sampler_state, round_index + 1, collect)
   if setup.remote is None:
@@ -130,31 +132,9 @@ def play_round(
       'lag': int(config.lag and round_index > 0),
       'tasks_above_60': int((success_rate > 0.6).sum()),
       'augmented_steps': augmented,
-  } | _counts(setup, played) | seen | results
-
-
-def _counts(setup: setups.Setup, played: Played) -> dict[str, Any]:
-  """What is written down of a round's trajectories."""
-  collection, trajectory = played.collection, played.collection.trajectory
-  config, base_ids = setup.config, played.base_ids
-  num_tasks = len(setup.world.tasks)
-  return {
-      'success_rate': trajectory.successes.sum() / trajectory.valid.sum(),
-      'replaced_fraction': np.mean(
-          trajectory.task_ids != np.repeat(base_ids, config.group_size)),
-      'trajectories': trajectory.valid.size,
-      'valid_trajectories': int(trajectory.valid.sum()),
-      'closed_slots': collection.closed_slots,
-      'late_trajectories': len(collection.late.returns),
-      'out_of_steps': int((
-          trajectory.valid & ~trajectory.successes
-          & trajectory.step_mask.all(axis=1)).sum()),
-      'environment_failures': collection.environment_failures,
-      'environment_steps': collection.environment_steps,
-      'slots_per_task': np.bincount(
-          trajectory.task_ids, minlength=num_tasks),
-      'successes_per_task': np.bincount(
-          trajectory.task_ids, trajectory.successes, num_tasks).astype(int)}
+  } | rows.of_collection(
+      played.collection, played.base_ids, group_size=config.group_size,
+      num_tasks=len(setup.world.tasks)) | seen | results
 
 
 def _begin(

@@ -4,13 +4,11 @@ Restores or starts, then plays rounds, evaluates, writes down and saves, and
 reports at the end. What happens in a round is told in `rounds`.
 """
 
-from collections.abc import Sequence
 import contextlib
 import functools
 import pathlib
 import shutil
 import tempfile
-from typing import Any
 
 import jax
 import ml_collections
@@ -34,6 +32,7 @@ from step_jax.runs import files
 from step_jax.runs import hosts
 from step_jax.runs import metrics
 from step_jax.runs import progress as progress_lib
+from step_jax.runs import rows
 from step_jax.runs import signals
 from step_jax.runs import stopping
 from step_jax.runs import trackers
@@ -177,7 +176,8 @@ def _run_rounds(
           setup, state, round_index, collect, kept.add_round, ahead)
       if is_evaluated:
         evaluation = evaluate(new_state.learner.params, round_index + 1)
-        row |= _evaluation_row(evaluation, tasks, new_state.success_rate)
+        row |= rows.of_evaluation(
+            evaluation, tasks, np.asarray(new_state.success_rate))
         metrics.write_json(workdir / 'evaluation.json', evaluation)
     except (KeyboardInterrupt, errors.RunError):
       if not state.learner.step.is_deleted():  # donated: amid the update
@@ -196,21 +196,6 @@ def _run_rounds(
     if (round_index + 1) % config.checkpoint_every == 0 or (
         round_index + 1 == config.num_rounds):
       save(round_index + 1, state)
-
-
-def _evaluation_row(
-    evaluation: evaluation_lib.Evaluation, tasks: Sequence[str],
-    success_rate: jax.Array) -> dict[str, Any]:
-  """What is written down of an evaluation, beside the record `[N]`."""
-  rates = evaluation_lib.success_rates(evaluation)
-  row = {'eval_success_rate': rates.mean(),
-         'eval_tasks_above_60': int((rates > 0.6).sum()),
-         'record_error': signals.record_error(
-             np.asarray(success_rate), tasks, evaluation)}
-  drawn = evaluation_lib.success_rates(evaluation, 'drawn_')
-  if drawn.size:
-    row['eval_drawn_success_rate'] = drawn.mean()
-  return row
 
 
 def _report(

@@ -247,6 +247,14 @@ def test_matching(a, b, expected):
   assert actions.matches(b, a) is expected
 
 
+@pytest.mark.parametrize('end, view', [
+    ((.8, .6), 'left'), ((.2, .4), 'right'), ((.6, .8), 'up'),
+    ((.4, .2), 'down'), ((.7, .6), 'up'),  # of 200 and 240 pixels
+    ((.5, .5), ''), (None, '')])
+def test_a_finger_draws_the_view_along_its_longer_axis(end, view):
+  assert actions.finger_direction((.5, .5), end, (1000, 2400)) == view
+
+
 @pytest.mark.parametrize('answers', [True, False])
 def test_answers_count_where_the_world_reads_them(answers):
   a, b, other = (Action(kind='done', text=text) for text in ('3', '4', ' 3\n'))
