@@ -8,12 +8,14 @@ interrupted and saved, 2 a mistake in the command or the config, 1 otherwise.
 """
 
 import datetime
+import gc
 import os
 import pathlib
 import sys
 from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+gc.set_threshold(100_000, 20)  # traces are millions of objects that stay
 
 from absl import flags
 from ml_collections import config_flags

@@ -22,6 +22,7 @@ if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > 4e9:
   os.environ.setdefault('PYTEST_DEBUG_TEMPROOT', str(_MEMORY))
 gc.set_threshold(100_000, 20)  # traces are millions of objects that stay
 
+import hypothesis  # noqa: E402, F401  (looks for what `settled` hides)
 import jax  # noqa: E402  (it reads these)
 import pytest  # noqa: E402
 
@@ -37,9 +38,17 @@ if (os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] == '1'
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 
+@pytest.fixture(scope='module', autouse=True)
+def settled():
+  """What earlier files have left is not looked at by the collector again."""
+  gc.collect()
+  gc.freeze()
+
+
 @pytest.fixture
 def clean_up():
   """What a test leaves behind fails in it, or is ignored there, not later."""
+  gc.freeze()
   yield
   gc.collect()
 
