@@ -644,9 +644,9 @@ def test_gigpo_foul_padding_changes_neither_value_nor_gradient(options):
 
 def test_gigpo_more_padding_changes_nothing():
   returns, ids, states, mask = _visits(6)
-  expected = np.asarray(_gigpo(returns, ids, states, mask))
+  expected = np.asarray(_jit_gigpo(returns, ids, states, mask))
   pad = (0, 9), (0, 3)
-  actual = np.asarray(_gigpo(
+  actual = np.asarray(_jit_gigpo(
       np.pad(returns, pad[0], constant_values=np.nan),
       np.pad(ids, pad[0], constant_values=-1),
       np.pad(states, pad, constant_values=-1), np.pad(mask, pad)))

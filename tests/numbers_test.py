@@ -62,15 +62,15 @@ def _round_calls():
 @pytest.mark.parametrize('calls', [_calls, _round_calls])
 def test_nothing_is_promoted_by_itself(calls):
   with jax.numpy_dtype_promotion('strict'):
-    for result in calls():
+    for result in jax.jit(lambda: list(calls()))():
       assert all(np.isfinite(x).all() for x in jax.tree.leaves(result))
 
 
 def test_64_bits():
-  narrow = list(_calls())
+  narrow = jax.jit(lambda: list(_calls()))()
   jax.config.update('jax_enable_x64', True)
   try:
-    wide = list(_calls(np.float64))
+    wide = jax.jit(lambda: list(_calls(np.float64)))()
   finally:
     jax.config.update('jax_enable_x64', False)
   for actual, expected in zip(wide, narrow, strict=True):
@@ -148,11 +148,9 @@ def test_ids_out_of_range_count_nowhere():
         actual, function(won, ids, num_groups=2, where=known))
     assert not np.asarray(actual)[~known].any()
   mask = np.ones((7, 2), bool)
-  options = {'state_ids': np.zeros((7, 2), int), 'num_groups': 2}
-  np.testing.assert_array_equal(
-      step_jax.gigpo_advantages(won, ids, step_mask=mask, **options),
-      step_jax.gigpo_advantages(
-          won, ids, step_mask=mask & known[:, None], **options))
+  gigpo = jax.jit(lambda mask: step_jax.gigpo_advantages(
+      won, ids, np.zeros((7, 2), int), num_groups=2, step_mask=mask))
+  np.testing.assert_array_equal(gigpo(mask), gigpo(mask & known[:, None]))
 
 
 def test_a_task_out_of_range_is_a_lost_trajectory():
@@ -194,7 +192,7 @@ def test_states_inside_shard_map():
 
   rows = (jnp.array([1., 0.]), jnp.zeros(2, jnp.int32), ids, MASK[:2])
   np.testing.assert_allclose(
-      _on_shards(gigpo, *rows), gigpo(*rows), atol=1e-6)
+      _on_shards(gigpo, *rows), jax.jit(gigpo)(*rows), atol=1e-6)
 
 
 def test_hyper_parameters_are_traced():

@@ -240,13 +240,13 @@ def made_x64():
 @ALL
 @pytest.mark.usefixtures('x64')
 def test_in_64_bits(name):
-  sampler = SAMPLERS[name]
+  sampler, (propose, update) = SAMPLERS[name], _jitted(name)
   state = sampler.init(NUM_TASKS)
   ids, returns, where = _round(8)
   for dtype in (np.int32, np.int64):
-    state = sampler.update(
+    state = update(
         state, ids.astype(dtype), returns.astype(np.float64), where=where)
-    slots = sampler.propose(
+    slots = propose(
         jax.random.key(0), BASE.astype(dtype), state, group_size=4)
     assert slots.dtype == jnp.int32
     np.testing.assert_array_equal(slots[::4], BASE)

@@ -565,9 +565,9 @@ def test_state_ids_of_nothing():
 def test_state_ids_let_gradients_pass():
   """Advantages by states can be differentiated within one function."""
   observations, mask = _observations(6)
-  gradient = jax.grad(lambda r: step_jax.gigpo_advantages(
+  gradient = jax.jit(jax.grad(lambda r: step_jax.gigpo_advantages(
       r, np.zeros(ROWS, np.int32), steps.state_ids(observations, mask),
-      num_groups=1, step_mask=mask)[0].sum())(
+      num_groups=1, step_mask=mask)[0].sum()))(
           np.arange(ROWS, dtype=np.float32))
   assert np.isfinite(gradient).all() and np.asarray(gradient).any()
 
