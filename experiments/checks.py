@@ -89,24 +89,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     expect(field, 0 < value(field) < math.inf, 'a number above 0')
   for field in _SHARES:
     expect(field, 0 <= value(field) <= 1, 'from 0 to 1')
-  expect('env.episodes', config.env.episodes in ('fixed', 'drawn'),
-         "'fixed' or 'drawn'")
-  expect('env.tasks', all(x and isinstance(x, str) for x in config.env.tasks),
-         'a tuple of names')
-  addresses = config.env.arguments.get('addresses', ())
-  # A machine of a cluster takes them as its own.
-  expect('env.num_workers', not addresses or config.env.backend == 'ray'
-         or config.env.num_workers <= len(addresses),
-         f'at most {len(addresses)}, the number of env.arguments.addresses')
-  expect('env.backend', config.env.backend in ('processes', 'ray'),
-         "'processes' or 'ray'")
-  address = config.env.ray_address
-  expect('env.ray_address', address in ('', 'auto')
-         or address.startswith('ray://'), "'', 'auto' or 'ray://host:port'")
-  if config.env.backend == 'ray' and not importlib.util.find_spec('ray'):
-    raise errors.UserError(
-        "env.backend 'ray' needs what is not installed; try pip install -e "
-        "'.[ray]'")
+  _check_environment(config.env, expect)
   expect('lag', config.lag in (0, 1), '0 or 1')
   expect('close_at', .5 <= config.close_at <= 1, 'from 0.5 to 1')
   expect('close_at', config.close_at == 1
@@ -139,6 +122,30 @@ def check_config(config: ml_collections.ConfigDict) -> None:
            f'even and at least 4, as method {config.method} needs')
   elif config.method in ('trajectory_grpo', 'step_grpo', 'rloo', 'gigpo'):
     expect('group_size', config.group_size >= 2, 'at least 2')
+
+
+def _check_environment(
+    env: ml_collections.ConfigDict,
+    expect: Callable[[str, bool, str], None]) -> None:
+  """Environments: what they play, how many there are, and where."""
+  expect('env.episodes', env.episodes in ('fixed', 'drawn'),
+         "'fixed' or 'drawn'")
+  expect('env.tasks', all(x and isinstance(x, str) for x in env.tasks),
+         'a tuple of names')
+  addresses = env.arguments.get('addresses', ())
+  # A machine of a cluster takes them as its own.
+  expect('env.num_workers', not addresses or env.backend == 'ray'
+         or env.num_workers <= len(addresses),
+         f'at most {len(addresses)}, the number of env.arguments.addresses')
+  expect('env.backend', env.backend in ('processes', 'ray'),
+         "'processes' or 'ray'")
+  address = env.ray_address
+  expect('env.ray_address', address in ('', 'auto')
+         or address.startswith('ray://'), "'', 'auto' or 'ray://host:port'")
+  if env.backend == 'ray' and not importlib.util.find_spec('ray'):
+    raise errors.UserError(
+        "env.backend 'ray' needs what is not installed; try pip install -e "
+        "'.[ray]'")
 
 
 def _check_actor(

@@ -118,11 +118,7 @@ def play_round(
   seen = signals.of_round(trajectory, batch)
   new_learner, results = setup.learner.update(state.learner, batch)
   results = jax.device_get(results)
-  if skipped := results['skipped_steps']:
-    total_steps = skipped + results['optimizer_steps']
-    print(f'{skipped} of {total_steps} optimiser steps of round {round_index} '
-          'were skipped: a gradient is not finite; parameters and optimiser '
-          'state are as before them.', file=sys.stderr)
+  _tell_skipped(round_index, results)
   now = time.monotonic()
   return RunState(new_learner, success_rate, sampler_state, acting), {
       'round': round_index,
@@ -135,6 +131,15 @@ def play_round(
   } | rows.of_collection(
       played.collection, played.base_ids, group_size=config.group_size,
       num_tasks=len(setup.world.tasks)) | seen | results
+
+
+def _tell_skipped(round_index: int, results: dict[str, Any]) -> None:
+  """Says if an update took fewer steps than it was to take."""
+  if skipped := results['skipped_steps']:
+    total = skipped + results['optimizer_steps']
+    print(f'{skipped} of {total} optimiser steps of round {round_index} were '
+          'skipped: a gradient is not finite; parameters and optimiser state '
+          'are as before them.', file=sys.stderr)
 
 
 def _begin(
