@@ -171,8 +171,7 @@ def test_the_paper_s_experiment_runs_on_a_fake_phone(tmp_path):
         androidworld_config.get_config('paper'), tmp_path, fake, **{
             'env.tasks': fake_phone_tasks.TASKS[:1],
             'policy.screen_size': (240, 540), 'policy.max_pixels': 84 * 196,
-            'policy.response_length': 32, 'policy.lora.rank': 2,
-            'policy.lora.frozen_dtype': 'float32'})
+            'policy.lora.rank': 2, 'policy.lora.frozen_dtype': 'float32'})
     train.train(config, tmp_path / 'run')
     row, = _rows(tmp_path / 'run')
     assert row['trajectories'] == row['valid_trajectories'] == 4
@@ -180,6 +179,7 @@ def test_the_paper_s_experiment_runs_on_a_fake_phone(tmp_path):
     assert row['environment_failures'] == 0
     assert fake.count('/task/score') >= 4
   _check_export(config, tmp_path)
+  config.policy.response_length = 32
   world = worlds.make_world(config, workdir=tmp_path)
   _, codec = policies.make_policy(config, world)
   text = "Action: long_press(start_box='<|box_start|>(1,2)<|box_end|>')"
