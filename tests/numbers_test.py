@@ -109,8 +109,9 @@ def test_groups_of_little_spread_against_float64(values):
 def test_the_groups_of_verl_6348():
   """verl #6348: two groups, each of a small difference."""
   returns = np.array([1, 1.00001, 2, 2.00001], np.float32)
-  actual = step_jax.group_relative_advantages(
-      returns, np.array([0, 0, 1, 1]), num_groups=2)
+  actual = jax.jit(functools.partial(
+      step_jax.group_relative_advantages, num_groups=2))(
+          returns, np.array([0, 0, 1, 1]))
   np.testing.assert_allclose(
       actual, np.array([-1, 1, -1, 1]) / np.sqrt(2), rtol=1e-6)
 
@@ -135,17 +136,18 @@ def test_ids_out_of_range_count_nowhere():
   rates = jnp.array([.5, .25])
   for function in (
       step_jax.success_weighted_advantages, step_jax.success_rate_advantages):
+    jitted = jax.jit(function)
     np.testing.assert_array_equal(
-        function(won, ids, rates), function(won, ids, rates, where=known))
+        jitted(won, ids, rates), jitted(won, ids, rates, where=known))
   batch = functools.partial(
-      step_jax.batch_normalised_advantages, won, ids, rates)
+      jax.jit(step_jax.batch_normalised_advantages), won, ids, rates)
   np.testing.assert_array_equal(batch(), batch(where=known))
   assert not np.asarray(batch())[~known].any()
   for function in (step_jax.group_relative_advantages,
                    step_jax.leave_one_out_advantages):
-    actual = function(won, ids, num_groups=2)
-    np.testing.assert_array_equal(
-        actual, function(won, ids, num_groups=2, where=known))
+    jitted = jax.jit(functools.partial(function, num_groups=2))
+    actual = jitted(won, ids)
+    np.testing.assert_array_equal(actual, jitted(won, ids, where=known))
     assert not np.asarray(actual)[~known].any()
   mask = np.ones((7, 2), bool)
   gigpo = jax.jit(lambda mask: step_jax.gigpo_advantages(
