@@ -185,7 +185,8 @@ def test_success_rate_is_success_weighted_and_its_negative_half():
   signed, weighted = (np.asarray(JITTED[estimator](returns, ids, where))
                       for estimator in (_signed, _weighted))
   np.testing.assert_allclose(
-      signed - weighted, np.where(where & (returns == 0), -RATES[ids], 0), atol=1e-7)
+      signed - weighted, np.where(where & (returns == 0), -RATES[ids], 0),
+      atol=1e-7)
 
 
 def test_success_rate_advantages_of_a_task_sum_to_zero_at_its_mean():
@@ -308,7 +309,8 @@ def test_leave_one_out_golden():
   returns = np.array([1, 0, 0, 0, 1], np.float32)
   ids = np.array([0, 0, 0, 0, 3], np.int32)
   np.testing.assert_allclose(
-      JITTED[_left_out](returns, ids), [1, -1 / 3, -1 / 3, -1 / 3, 0], rtol=1e-6)
+      JITTED[_left_out](returns, ids), [1, -1 / 3, -1 / 3, -1 / 3, 0],
+      rtol=1e-6)
 
 
 # groups without spread
