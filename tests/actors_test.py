@@ -1,5 +1,6 @@
 """Tests of acting by inference servers: our own, and fakes that fail."""
 
+import functools
 import json
 import threading
 import time
@@ -67,7 +68,8 @@ def _save_checkpoint(folder):
   config = policy_lib.tiny_config(
       vocabulary, width=16, num_layers=1, vision_layers=1, num_heads=2,
       rope_theta=100.)
-  params = model_lib.init_params(model_lib.Model(config), jax.random.key(0))
+  params = jax.jit(functools.partial(
+      model_lib.init_params, model_lib.Model(config)))(jax.random.key(0))
   saving.save_params(folder, config, params)
   tokenizer.save(str(folder / 'tokenizer.json'))
 
@@ -91,7 +93,8 @@ def _of_checkpoint(folder):
 @pytest.fixture(scope='module', name='params')
 def made_params(setup):
   """Parameters that prefer some tokens, unlike those of the checkpoint."""
-  return jax.tree.map(lambda x: 5 * x, setup.policy.init(jax.random.key(0)))
+  return jax.jit(functools.partial(jax.tree.map, lambda x: 5 * x))(
+      setup.policy.init(jax.random.key(0)))
 
 
 @pytest.fixture(scope='module', name='engine')

@@ -27,8 +27,8 @@ def _made(dtype='float32'):
   adapted = adapters.adapt(plain, LORA)
   make = functools.partial(
       sampling.make_policy, num_tokens=mesh_examples.L, stop_ids=(0,))
-  return make(plain), make(adapted), plain_params(plain), adapters.init(
-      adapted, jax.random.key(1))
+  fresh = jax.jit(functools.partial(adapters.init, adapted))(jax.random.key(1))
+  return make(plain), make(adapted), plain_params(plain), fresh
 
 
 def plain_params(model):

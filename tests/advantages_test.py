@@ -96,7 +96,7 @@ def test_success_weighted_golden():
   # (1 - s) R: a lone success of 16 has s = 1/16, so 1 - 1/16 = 0.9375;
   # 16 of 16 has s = 1, so 0; a failure is 0 whatever its task; half of the
   # return at s = 0.25 is 0.75 * 0.5 = 0.375.
-  actual = step_jax.success_weighted_advantages(
+  actual = jax.jit(step_jax.success_weighted_advantages)(
       np.array([1, 1, 0, 0, 0.5], np.float32),
       np.array([0, 1, 0, 1, 2], np.int32),
       np.array([1 / 16, 1, 0.25], np.float32))
@@ -106,29 +106,34 @@ def test_success_weighted_golden():
 def test_a_group_of_successes_after_its_own_update_is_worth_nothing():
   ids = np.repeat(np.arange(2, dtype=np.int32), 16)
   successes = np.arange(32) <= 16  # all 16 of task 0, a lone one of task 1
-  collected, succeeded = step_jax.count_outcomes(
-      ids, successes, num_tasks=2)
-  record = step_jax.update_success_rate(
-      np.zeros(2, np.float32), collected, succeeded, group_size=16)
-  actual = step_jax.success_weighted_advantages(
-      successes.astype(np.float32), ids, record)
+
+  @jax.jit
+  def advantages(ids, successes):
+    collected, succeeded = step_jax.count_outcomes(
+        ids, successes, num_tasks=2)
+    record = step_jax.update_success_rate(
+        np.zeros(2, np.float32), collected, succeeded, group_size=16)
+    return step_jax.success_weighted_advantages(
+        successes.astype(np.float32), ids, record)
+
   np.testing.assert_array_equal(
-      actual, [0] * 16 + [0.9375] + [0] * 15)
+      advantages(ids, successes), [0] * 16 + [0.9375] + [0] * 15)
 
 
 def test_failures_are_discarded_whatever_their_return():
   # R > 0 is the condition: neither 0 nor a penalty is a success.
   returns, ids = _in_one_group([0, -1, -0.5, 2])
-  np.testing.assert_array_equal(_weighted(returns, ids), [0, 0, 0, 2])
+  np.testing.assert_array_equal(
+      JITTED[_weighted](returns, ids), [0, 0, 0, 2])
 
 
 def test_success_weighted_gradient():
   # By R: 1 - s for a success, 0 else. By s: -R of the task's successes.
   returns = np.array([1, 0, 2, 1], np.float32)
   ids = np.array([1, 1, 1, 3], np.int32)
-  by_return, by_rate = jax.grad(
+  by_return, by_rate = jax.jit(jax.grad(
       lambda r, s: step_jax.success_weighted_advantages(r, ids, s).sum(),
-      argnums=(0, 1))(returns, RATES)
+      argnums=(0, 1)))(returns, RATES)
   np.testing.assert_allclose(by_return, [0.75, 0, 0.75, 0.1], rtol=1e-6)
   np.testing.assert_array_equal(by_rate, [0, -3, 0, -1, 0])
 
@@ -153,8 +158,8 @@ def test_foul_padding_does_not_reach_the_record():
         returns, ids, rates, where=where)
     return advantages.sum(), advantages
 
-  gradients, advantages = jax.grad(
-      total, argnums=(0, 1), has_aux=True)(returns, rates)
+  gradients, advantages = jax.jit(jax.grad(
+      total, argnums=(0, 1), has_aux=True))(returns, rates)
   np.testing.assert_array_equal(advantages, [0.75, 0, 0, 0])
   np.testing.assert_array_equal(gradients[0], [0.75, 0, 0, 0])
   np.testing.assert_array_equal(gradients[1], [0, -1, 0, 0, 0])
@@ -166,7 +171,7 @@ def test_foul_padding_does_not_reach_the_record():
 def test_success_rate_golden():
   # R - s: 1 - 1/4 and 0 - 1/4 at s = 1/4; 0 - 1 and 1 - 1 at s = 1; half a
   # return at s = 0 is 1/2; the last row is lost.
-  actual = step_jax.success_rate_advantages(
+  actual = jax.jit(step_jax.success_rate_advantages)(
       np.array([1, 0, 0, 1, 0.5, 1], np.float32),
       np.array([1, 1, 2, 2, 0, 1], np.int32),
       np.array([0, 0.25, 1], np.float32),
@@ -177,9 +182,11 @@ def test_success_rate_golden():
 def test_success_rate_is_success_weighted_and_its_negative_half():
   returns, ids, where = _batch(13, binary=True)
   assert set(returns) == {0, 1}
-  difference = _signed(returns, ids, where) - _weighted(returns, ids, where)
+  signed, weighted = (np.asarray(JITTED[estimator](returns, ids, where))
+                      for estimator in (_signed, _weighted))
   np.testing.assert_allclose(
-      difference, np.where(where & (returns == 0), -RATES[ids], 0), atol=1e-7)
+      signed - weighted, np.where(where & (returns == 0), -RATES[ids], 0),
+      atol=1e-7)
 
 
 def test_success_rate_advantages_of_a_task_sum_to_zero_at_its_mean():
@@ -187,7 +194,7 @@ def test_success_rate_advantages_of_a_task_sum_to_zero_at_its_mean():
   ids = np.repeat(np.arange(2, dtype=np.int32), [16, 5])
   returns = (np.arange(21) % 4 == 0).astype(np.float32)
   rates = np.array([returns[:16].mean(), 1], np.float32)
-  actual = step_jax.success_rate_advantages(returns, ids, rates)
+  actual = jax.jit(step_jax.success_rate_advantages)(returns, ids, rates)
   np.testing.assert_allclose(np.sum(actual[:16]), 0, atol=1e-6)
 
 
@@ -203,7 +210,7 @@ def test_foul_padding_does_not_reach_the_baseline(function):
   def total(returns, rates):
     return function(returns, ids, rates, where=where)[0]
 
-  gradients = jax.grad(total, argnums=(0, 1))(returns, rates)
+  gradients = jax.jit(jax.grad(total, argnums=(0, 1)))(returns, rates)
   for gradient, used in zip(gradients, (where, [False, True, True, False])):
     assert np.isfinite(gradient).all()
     np.testing.assert_array_equal(np.asarray(gradient)[~np.array(used)], 0)
@@ -222,18 +229,20 @@ def test_batch_normalised_golden():
   where = np.arange(5) < 4
   centred = np.array([0.75, -0.25, -0.5, 0, 0])
   for ddof, variance in [(1, 7 / 24), (0, 7 / 32)]:
-    actual = step_jax.batch_normalised_advantages(
-        *arguments, where=where, ddof=ddof)
+    actual = jax.jit(functools.partial(
+        step_jax.batch_normalised_advantages, ddof=ddof))(
+            *arguments, where=where)
     np.testing.assert_allclose(actual, centred / variance**0.5, rtol=1e-6)
 
 
 def test_batch_normalised_compares_across_tasks():
   """A task without spread of its own has advantages; a batch has none."""
   returns, ids = np.ones(4, np.float32), np.array([0, 0, 1, 1], np.int32)
-  actual = _normalised(returns, ids)  # surprises of 1 and 0.75
+  normalised = JITTED[_normalised]
+  actual = normalised(returns, ids)  # surprises of 1 and 0.75
   half = np.float32(0.75) ** 0.5
   np.testing.assert_allclose(actual, [half, half, -half, -half], rtol=1e-6)
-  for same in (_normalised(returns, 0 * ids), _normalised(*map(
+  for same in (normalised(returns, 0 * ids), normalised(*map(
       lambda x: x[:1], (returns, ids)))):
     np.testing.assert_array_equal(same, np.zeros_like(same))
 
@@ -249,13 +258,14 @@ def test_group_relative_golden():
   ids = np.array([0, 0, 2, 0, 2, 0], np.int32)
   half = np.sqrt(0.5)
   np.testing.assert_allclose(
-      _relative(returns, ids), [1.5, -0.5, -half, -0.5, half, -0.5],
+      JITTED[_relative](returns, ids), [1.5, -0.5, -half, -0.5, half, -0.5],
       rtol=1e-6)
 
 
 def test_group_relative_golden_population():
   # ddof 0: variance (9/16 + 3/16) / 4 = 3/16, so sqrt 3 and -1/sqrt 3.
-  actual = _relative(*_in_one_group([1, 0, 0, 0]), ddof=0)
+  actual = jax.jit(functools.partial(_relative, ddof=0))(
+      *_in_one_group([1, 0, 0, 0]))
   np.testing.assert_allclose(
       actual, [3 ** 0.5] + [-3 ** -0.5] * 3, rtol=1e-6)
 
@@ -263,7 +273,7 @@ def test_group_relative_golden_population():
 def test_long_episodes_weigh_no_more_than_short_ones():
   # One success in 3 steps, one failure in 15: +-0.707 at each step, where
   # statistics over the 18 step rows would give +2.17 and -0.435.
-  advantages = _relative(*_in_one_group([1, 0]))
+  advantages = JITTED[_relative](*_in_one_group([1, 0]))
   np.testing.assert_allclose(
       advantages, [0.70710678, -0.70710678], rtol=1e-6)
 
@@ -276,7 +286,7 @@ def test_group_relative_knows_neither_scale_nor_shift(scale, shift):
   moved = (returns * scale + shift).astype(np.float32)
   assert len(set(moved)) == 2
   np.testing.assert_allclose(
-      _relative(moved, ids), [1.5, -0.5, -0.5, -0.5], rtol=1e-4)
+      JITTED[_relative](moved, ids), [1.5, -0.5, -0.5, -0.5], rtol=1e-4)
 
 
 @pytest.mark.parametrize('ddof', [0, 1])
@@ -285,7 +295,7 @@ def test_group_relative_ddof_oracle(ddof):
   sizes = [(where & (ids == g)).sum() for g in range(NUM_GROUPS)]
   assert max(sizes) > 3 and min(sizes) < 2
   np.testing.assert_allclose(
-      _relative(returns, ids, where, ddof=ddof),
+      jax.jit(functools.partial(_relative, ddof=ddof))(returns, ids, where),
       reference.group_relative(returns, ids, NUM_GROUPS, where, ddof),
       rtol=1e-4, atol=1e-6)
 
@@ -299,7 +309,8 @@ def test_leave_one_out_golden():
   returns = np.array([1, 0, 0, 0, 1], np.float32)
   ids = np.array([0, 0, 0, 0, 3], np.int32)
   np.testing.assert_allclose(
-      _left_out(returns, ids), [1, -1 / 3, -1 / 3, -1 / 3, 0], rtol=1e-6)
+      JITTED[_left_out](returns, ids), [1, -1 / 3, -1 / 3, -1 / 3, 0],
+      rtol=1e-6)
 
 
 # groups without spread
@@ -330,13 +341,13 @@ def test_a_constant_group_is_zero_beside_one_with_spread(estimator):
 @pytest.mark.parametrize('value', [0.0, 0.95, 7.0])
 def test_a_group_of_one_is_zero_and_not_its_return(estimator, value):
   returns, ids = _in_one_group([value])
-  np.testing.assert_array_equal(estimator(returns, ids), [0.0])
+  np.testing.assert_array_equal(JITTED[estimator](returns, ids), [0.0])
 
 
 @GROUPED
 def test_a_group_that_its_mask_leaves_alone_is_zero(estimator):
   returns, ids = _in_one_group([1, 0, 0])
-  actual = estimator(returns, ids, np.array([True, False, False]))
+  actual = JITTED[estimator](returns, ids, np.array([True, False, False]))
   np.testing.assert_array_equal(actual, [0.0, 0.0, 0.0])
 
 
@@ -344,7 +355,8 @@ def test_a_constant_group_has_gradient_zero():
   """The deviation of a constant group has no derivative to lean on."""
   returns, ids = _in_one_group([0.95, 0.95, 0.95])
   weights = np.array([1, 2, 3], np.float32)
-  gradient = jax.grad(lambda r: (_relative(r, ids) * weights).sum())(returns)
+  gradient = jax.jit(jax.grad(
+      lambda r: (_relative(r, ids) * weights).sum()))(returns)
   np.testing.assert_array_equal(gradient, np.zeros(3))
 
 
@@ -419,13 +431,14 @@ def _check_foul_padding(estimator, weights, returns, *ids):
 @ESTIMATORS
 def test_more_padding_changes_nothing(estimator):
   returns, ids, where = _batch(6)
-  expected = np.asarray(estimator(returns, ids, where))
+  expected = np.asarray(JITTED[estimator](returns, ids, where))
   more = np.full(9, -1, np.int32)
-  actual = estimator(
+  actual = JITTED[estimator](
       np.concatenate([returns, np.full(9, np.nan, np.float32)]),
       np.concatenate([ids, more]), np.concatenate([where, more > 0]))
-  np.testing.assert_allclose(actual[:ROWS], expected, rtol=1e-5, atol=1e-6)
-  np.testing.assert_array_equal(actual[ROWS:], np.zeros(9))
+  np.testing.assert_allclose(
+      np.asarray(actual)[:ROWS], expected, rtol=1e-5, atol=1e-6)
+  np.testing.assert_array_equal(np.asarray(actual)[ROWS:], np.zeros(9))
 
 
 @ESTIMATORS
@@ -455,8 +468,8 @@ def test_all_masked_is_zero_with_gradient_zero(estimator, foul):
 def test_gradient_against_numerical_differences(estimator):
   returns, ids, where = _batch(10)
   weights = np.random.default_rng(2).normal(size=ROWS)
-  actual = jax.grad(lambda r: (
-      estimator(r, ids, where) * weights.astype(np.float32)).sum())(returns)
+  actual = jax.jit(jax.grad(lambda r: (estimator(
+      r, ids, where) * weights.astype(np.float32)).sum()))(returns)
   expected = reference.numerical_gradient(
       lambda r: (ORACLES[estimator](r, ids, where) * weights).sum(), returns)
   assert np.abs(expected).max() > 0
@@ -489,8 +502,8 @@ def test_lost_trajectories_count_for_nothing_anywhere():
   """A group of 4 with one lost equals the group of the other 3."""
   returns, ids = _in_one_group([1, 0, 0, 1])
   where = np.array([True, True, True, False])
-  for estimator in JITTED:
-    actual = estimator(returns, ids, where)
+  for estimator in JITTED.values():
+    actual = np.asarray(estimator(returns, ids, where))
     np.testing.assert_allclose(
         actual[:3], estimator(returns[:3], ids[:3]), rtol=1e-6)
     assert actual[3] == 0
@@ -534,10 +547,10 @@ def test_gigpo_golden():
   # and 9 are seen once. Group 3 holds one success, at state 5 twice: no
   # episode advantage; values 1/2 and 1 are +-h. Row 3 was lost. omega = 2.
   h, r = 0.5 ** 0.5, 39 ** -0.5
-  actual = step_jax.gigpo_advantages(
+  actual = jax.jit(functools.partial(step_jax.gigpo_advantages, num_groups=4))(
       np.array([1, 0, 1, 0], np.float32), np.array([0, 0, 3, 3], np.int32),
       np.array([[5, 7, 5], [5, 9, -1], [5, 5, -1], [-1, -1, -1]], np.int32),
-      num_groups=4, step_mask=np.array(
+      step_mask=np.array(
           [[1, 1, 1], [1, 1, 0], [1, 1, 0], [0, 0, 0]], bool),
       discount=0.5, step_weight=2.0)
   np.testing.assert_allclose(actual, [

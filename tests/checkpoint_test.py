@@ -24,6 +24,7 @@ pytestmark = [
     pytest.mark.usefixtures('clean_up')]
 
 
+@jax.jit
 def _state(seed):
   """A learner state with moments, a schedule's count and bfloat16."""
   keys = jax.random.split(jax.random.key(seed), 3)
@@ -34,13 +35,17 @@ def _state(seed):
   optimizer = optax.chain(
       optax.clip_by_global_norm(1.),
       optax.adamw(optax.warmup_constant_schedule(1e-3, 1e-2, 3)))
-  opt_state = optimizer.init(params)
-  for _ in range(seed):
+
+  def step(_, carry):
+    params, opt_state = carry
     gradients = jax.tree.map(lambda x: x * 0 + x.size, params)
     updates, opt_state = optimizer.update(gradients, opt_state, params)
-    params = optax.apply_updates(params, updates)
+    return optax.apply_updates(params, updates), opt_state
+
+  params, opt_state = jax.lax.fori_loop(
+      0, seed, step, (params, optimizer.init(params)))
   learner = types.LearnerState(
-      params=params, opt_state=opt_state, step=jnp.int32(seed))
+      params=params, opt_state=opt_state, step=jnp.asarray(seed, jnp.int32))
   return learner, jax.random.uniform(keys[2], (16,))
 
 

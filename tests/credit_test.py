@@ -607,7 +607,9 @@ def test_a_group_can_weigh_what_its_sample_weighed():
       singles.actions, singles.log_probs, singles.token_mask))
   agree = np.tile([True, False, True], (len(low), 1))
   by_sum, by_sample = (
-      credit.with_groups(singles, low, drawn, agree, group_weight=weight)
+      jax.device_get(jax.jit(functools.partial(
+          credit.with_groups, group_weight=weight))(
+              singles, low, drawn, agree))
       for weight in ('sum', 'sample'))
   assert np.abs(by_sum.groups.advantages).max() > 0
   np.testing.assert_allclose(

@@ -273,8 +273,8 @@ def test_found_features_say_how_much_is_shared_with_what():
       np.random.default_rng(0), num_elements=2))
   observation['instruction'] = np.array([7, 8], np.int32)
   observation['element_text'] = np.array([[8, 9], [5, 0]], np.int32)
-  found = element._found_features(
-      element._pair_features(observation, kinds), kinds)
+  found = jax.device_get(jax.jit(lambda x: element._found_features(
+      element._pair_features(x, kinds), kinds))(observation))
   # Columns: any, share of mine, share of its, for words, elements, actions;
   # words and elements share all with themselves.
   np.testing.assert_allclose(found[:4], [
@@ -388,18 +388,17 @@ def test_matches(first, second, same):
   observation = examples.screen(np.random.default_rng(0))
   observation['instruction'] = np.array([7, 8, 9, 7, 0], np.int32)
   tokens = np.array([first, second], np.int32)
-  codec = element.make_codec(examples.TEXT_WORDS)
+  matches = jax.jit(element.make_codec(examples.TEXT_WORDS).matches)
+  np.testing.assert_array_equal(matches(observation, tokens), [True, same])
   np.testing.assert_array_equal(
-      codec.matches(observation, tokens), [True, same])
-  np.testing.assert_array_equal(
-      codec.matches(observation, tokens[::-1]), [True, same])
+      matches(observation, tokens[::-1]), [True, same])
   # Batched, among others that differ.
   screens = examples.screens(1, 3)
   screens['instruction'][1] = observation['instruction']
   batch = np.zeros((3, 4, 3), np.int32)
   batch[1, 0], batch[1, 1:] = first, second
   np.testing.assert_array_equal(
-      element.matches(screens, batch)[1], [True] + 3 * [same])
+      jax.jit(element.matches)(screens, batch)[1], [True] + 3 * [same])
 
 
 def test_candidate_0_matches_itself():

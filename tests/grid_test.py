@@ -225,14 +225,15 @@ def test_a_pixel_belongs_to_its_cell():
   params = examples.parameters(
       lambda key: network.init(key, jax.tree.map(jnp.asarray, screen)))
 
+  @jax.jit
   def cells(picture):
-    return np.asarray(network.apply(params, picture, method='_embed_picture'))
+    return network.apply(params, picture, method='_embed_picture')
 
-  before = cells(screen['picture'])
+  before = jax.device_get(cells(screen['picture']))
   for row, column in itertools.product(range(2 * ROWS), range(2 * COLUMNS)):
     changed = screen['picture'].copy()
     changed[row, column] ^= 128
-    moved = (cells(changed) != before).any(axis=-1)
+    moved = (jax.device_get(cells(changed)) != before).any(axis=-1)
     assert list(zip(*np.nonzero(moved))) == [(row // 2, column // 2)]
 
 
@@ -338,14 +339,14 @@ def test_matches(first, second, same):
   screens['instruction'][1] = [7, 8, 9, 7]
   screen = jax.tree.map(lambda x: x[1], screens)
   tokens = np.array([first, second], np.int32)
-  codec = grid.make_codec()
+  matches = jax.jit(grid.make_codec().matches)
   for order in (tokens, tokens[::-1]):
-    np.testing.assert_array_equal(codec.matches(screen, order), [True, same])
+    np.testing.assert_array_equal(matches(screen, order), [True, same])
   # Batched, among others that differ.
   batch = np.zeros((3, 4, 3), np.int32)
   batch[1, 0], batch[1, 1:] = first, second
   np.testing.assert_array_equal(
-      grid.matches(screens, batch)[1], [True] + 3 * [same])
+      matches(screens, batch)[1], [True] + 3 * [same])
 
 
 def test_remember_puts_the_newest_first():

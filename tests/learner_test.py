@@ -357,15 +357,19 @@ def test_the_entropy_bonus_is_a_mean_over_tokens():
       log_prob_fn, optax.sgd(0.5), num_minibatches=1, entropy_bonus=bonus),
       batch)[0].params for bonus in (0., .2))
 
+  @jax.jit
+  def entropy_of(params, features, tokens, where):
+    return jnp.sum(log_prob_fn(
+        params, {'features': features[None]}, tokens[None])[1][0] * where)
+
   def mean_entropy(params):
     total, count = 0, 0
     for rows in (batch.singles, batch.groups):
       for s, k in np.argwhere(
           rows.mask & np.any(rows.advantages != 0, axis=1, keepdims=True)):
-        _, entropy = log_prob_fn(
-            params, {'features': rows.observations['features'][s:s + 1]},
-            rows.actions[s:s + 1, k])
-        total += jnp.sum(entropy[0] * rows.token_mask[s, k])
+        total += entropy_of(
+            params, rows.observations['features'][s], rows.actions[s, k],
+            rows.token_mask[s, k])
         count += rows.token_mask[s, k].sum()
     return total / count
 
@@ -587,11 +591,11 @@ def test_a_sum_too_large_for_float16_is_not_finite():
   state = updates.init(
       optimizer, placement_lib.NOWHERE, {'w': jnp.ones(2, jnp.float16)})
   progress = updates.clear_gradients(updates.start(state))
+  take_step = jax.jit(functools.partial(updates.take_step, optimizer))
   for gradient, taken in ((8e4, 0), (4e4, 1)):
     totals = progress.totals._replace(
         gradients={'w': jnp.full(2, gradient, jnp.float32)})
-    after = updates.take_step(
-        optimizer, progress._replace(totals=totals), jnp.int32(1))
+    after = take_step(progress._replace(totals=totals), jnp.int32(1))
     assert after.step == taken and after.skipped == 1 - taken
     chex.assert_tree_all_finite(after.params)
 

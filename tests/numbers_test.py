@@ -109,8 +109,9 @@ def test_groups_of_little_spread_against_float64(values):
 def test_the_groups_of_verl_6348():
   """verl #6348: two groups, each of a small difference."""
   returns = np.array([1, 1.00001, 2, 2.00001], np.float32)
-  actual = step_jax.group_relative_advantages(
-      returns, np.array([0, 0, 1, 1]), num_groups=2)
+  actual = jax.jit(functools.partial(
+      step_jax.group_relative_advantages, num_groups=2))(
+          returns, np.array([0, 0, 1, 1]))
   np.testing.assert_allclose(
       actual, np.array([-1, 1, -1, 1]) / np.sqrt(2), rtol=1e-6)
 

@@ -364,12 +364,11 @@ def test_resample_needs_no_table_of_slots_by_tasks():
 
 def test_draw_golden():
   # Only task 2 has tickets; without a ticket anything in [0, N) will do.
-  actual = resampling.draw_tasks(
-      jax.random.key(0), np.array([0, 0, 5, 0]), shape=(2, 3))
+  draw = jax.jit(resampling.draw_tasks, static_argnames='shape')
+  actual = draw(jax.random.key(0), np.array([0, 0, 5, 0]), shape=(2, 3))
   assert actual.dtype == jnp.int32
   np.testing.assert_array_equal(actual, np.full((2, 3), 2))
-  nothing = resampling.draw_tasks(
-      jax.random.key(0), np.zeros(4, bool), shape=(9,))
+  nothing = draw(jax.random.key(0), np.zeros(4, bool), shape=(9,))
   assert ((0 <= nothing) & (nothing < 4)).all()
 
 

@@ -169,17 +169,18 @@ def test_a_round_without_trajectories_changes_nothing(name):
   returns[::3] = np.nan
   expected = jax.tree.map(jnp.asarray, STATES[name])
 
+  @jax.jit
+  @functools.partial(jax.value_and_grad, has_aux=True)
   def total(returns, ids):
     state = sampler.update(
         STATES[name], ids, returns, where=np.zeros(ids.shape, bool))
     return sum((x.sum() for x in jax.tree.leaves(state)), 0.0), state
 
   for rows in (len(ids), 0):
-    (_, state), gradient = jax.value_and_grad(
-        total, has_aux=True)(returns[:rows], ids[:rows])
+    (_, state), gradient = total(returns[:rows], ids[:rows])
     chex.assert_trees_all_equal(state, expected)
     np.testing.assert_array_equal(gradient, np.zeros(rows))
-  assert sampler.propose(
+  assert _jitted(name)[0](
       jax.random.key(0), BASE[:0], STATES[name], group_size=4).shape == (0,)
 
 
@@ -331,13 +332,14 @@ def test_sr_traj_is_the_resampling_and_the_smoothing_of_the_paper():
 def test_frontier_golden():
   # p: task 0 stays at 1/2; task 1 goes to 0.8 * 0.5 + 0.2 * 1/2 = 0.5 by one
   # success of two; task 2 to 0.8 * 0.5 + 0.2 = 0.6, task 3 to 0.4 by failures.
-  state = SAMPLERS['frontier'].update(
+  state = _jitted('frontier')[1](
       SAMPLERS['frontier'].init(4), np.array([1, 1, 2, 3, 3]),
       np.array([1, 0, 1, 0, 0], np.float32))
   np.testing.assert_allclose(state, [0.5, 0.5, 0.6, 0.4], rtol=1e-6)
   # Infinitely narrow, without a uniform part: only the nearest is drawn.
   narrow = samplers.frontier(target=0.59, width=1e-6, uniform_share=0.0)
-  slots = narrow.propose(jax.random.key(0), BASE[:1], state, group_size=4)
+  slots = jax.jit(functools.partial(narrow.propose, group_size=4))(
+      jax.random.key(0), BASE[:1], state)
   np.testing.assert_array_equal(slots, [4, 2, 2, 2])
 
 
@@ -363,8 +365,12 @@ def test_frontier_update_oracle():
 # knapsack
 
 
+_jit_budgets = jax.jit(samplers.knapsack_budgets, static_argnames=(
+    'group_size', 'minimum', 'maximum'))
+
+
 def _budgets(rates, group_size=GROUP_SIZE, seed=0, **options):
-  return np.asarray(samplers.knapsack_budgets(
+  return np.asarray(_jit_budgets(
       jax.random.key(seed), np.array(rates, np.float32),
       group_size=group_size, **options))
 
@@ -439,7 +445,9 @@ def test_knapsack_refuses_budgets_that_do_not_fit():
   for wrong in ({'minimum': 0}, {'maximum': 8}, {'group_size': 0},
                 {'confidence': 1.5}):
     with pytest.raises(ValueError, match='expected'):
-      _budgets([0.5], **wrong)
+      samplers.knapsack_budgets(
+          jax.random.key(0), np.array([0.5], np.float32),
+          **{'group_size': GROUP_SIZE} | wrong)
 
 
 # plr
@@ -449,14 +457,14 @@ def test_plr_golden():
   # Round 1: task 0 succeeds and fails against s = 0, |R - s| = 1, 0; task 2
   # fails twice. Scores 1/2 and 0, s = .2 * 1/2 = .1 and 0; 4 trajectories.
   # Round 2: task 0 fails, |0 - .1| = .1; one trajectory more.
-  sampler = SAMPLERS['plr']
-  state = sampler.update(
-      sampler.init(3), np.array([0, 0, 2, 2]),
+  update = _jitted('plr')[1]
+  state = update(
+      SAMPLERS['plr'].init(3), np.array([0, 0, 2, 2]),
       np.array([1, 0, 0, 0], np.float32))
   chex.assert_trees_all_close(state, samplers.ReplayState(
       scores=jnp.array([0.5, 0, 0]), success_rate=jnp.array([0.1, 0, 0]),
       last_seen=jnp.array([4, 0, 4]), count=jnp.int32(4)))
-  state = sampler.update(state, np.array([0]), np.zeros(1, np.float32))
+  state = update(state, np.array([0]), np.zeros(1, np.float32))
   chex.assert_trees_all_close(state, samplers.ReplayState(
       scores=jnp.array([0.1, 0, 0]), success_rate=jnp.array([0.08, 0, 0]),
       last_seen=jnp.array([5, 0, 4]), count=jnp.int32(5)))
@@ -465,7 +473,7 @@ def test_plr_golden():
 def test_plr_ranks_golden():
   # beta = 1: weights 1, 1/2, 1/3 by rank, with sum 11/6; the two at .3 share
   # (1/2 + 1/3) / 2 = 5/12. The task not seen has no rank, though it is first.
-  actual = replay._rank_weights(
+  actual = jax.jit(replay._rank_weights)(
       jnp.array([0.3, 9, 0.7, 0.3]), jnp.array([True, False, True, True]), 1.0)
   np.testing.assert_allclose(
       actual, [5 / 22, 0, 6 / 11, 5 / 22], rtol=1e-5)
@@ -555,7 +563,7 @@ def test_kl_discount_golden():
 def test_spo_advantages_are_of_the_values_before_the_round():
   ids, returns, where = _round(10)
   values = samplers.tracked_values(STATES['spo'])
-  actual = step_jax.batch_normalised_advantages(
+  actual = jax.jit(step_jax.batch_normalised_advantages)(
       returns, ids, values, where=where)
   rest = (returns - np.asarray(values)[ids])[where]
   np.testing.assert_allclose(

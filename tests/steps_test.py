@@ -1,6 +1,7 @@
 """From trajectories to step samples, and groups of alternatives."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -44,7 +45,7 @@ def test_group_golden(count):
   # m of 8 match: the mean is m/8 and the variance m (8 - m) / 64, so
   # (1 - m/8) / std = sqrt((8 - m) / m) and -m/8 / std = -sqrt(m / (8 - m)).
   matches = np.arange(8)[None] < count
-  actual = _step_groups(np.ones(1, np.float32), matches)
+  actual = _jit_groups(np.ones(1, np.float32), matches)
   expected = np.where(
       matches, np.sqrt((8 - count) / count), -np.sqrt(count / (8 - count)))
   np.testing.assert_allclose(actual, expected, rtol=1e-6)
@@ -53,7 +54,7 @@ def test_group_golden(count):
 def test_group_golden_lone_match():
   # m = 1 of 8: sqrt 7 = 2.6458 and -sqrt(1/7) = -0.3780, times Adv = 0.5.
   matches = np.arange(8)[None] < 1
-  actual = _step_groups(np.full(1, 0.5, np.float32), matches)
+  actual = _jit_groups(np.full(1, 0.5, np.float32), matches)
   np.testing.assert_allclose(
       actual, [[1.3229] + 7 * [-0.18898]], rtol=1e-4)
 
@@ -61,14 +62,14 @@ def test_group_golden_lone_match():
 @pytest.mark.parametrize('candidates', [1, 2, 3, 6, 7, 8, 11])
 def test_all_match_is_exactly_zero(candidates):
   matches = np.ones((2, candidates), bool)
-  actual = _step_groups(np.array([0.95, 1e6], np.float32), matches)
+  actual = _jit_groups(np.array([0.95, 1e6], np.float32), matches)
   np.testing.assert_array_equal(actual, np.zeros((2, candidates)))
 
 
 def test_the_original_matches_itself_whatever_the_matcher_says():
   # Without it, one match of four would be candidate 2 and not 0.
   matches = np.array([[0, 0, 1, 0], [0, 0, 0, 0], [0, 1, 1, 1]], bool)
-  actual = _step_groups(np.ones(3, np.float32), matches)
+  actual = _jit_groups(np.ones(3, np.float32), matches)
   lone, others = np.sqrt(3), -np.sqrt(1 / 3)
   np.testing.assert_allclose(actual, [
       [1, -1, 1, -1], [lone, others, others, others], [0, 0, 0, 0]],
@@ -79,12 +80,12 @@ def test_masked_candidates_are_not_of_the_group():
   # Of eight, four are valid and two of these match: +1 and -1.
   matches = np.array([[1, 1, 0, 0, 0, 1, 0, 1]], bool)
   where = np.array([[1, 1, 1, 1, 0, 0, 0, 0]], bool)
-  actual = _step_groups(np.ones(1, np.float32), matches, where)
+  actual = _jit_groups(np.ones(1, np.float32), matches, where)
   np.testing.assert_allclose(
       actual, [[1, 1, -1, -1, 0, 0, 0, 0]], rtol=1e-6)
   # Where the valid ones all match nothing is left to learn.
   matches[0, :4] = True
-  actual = _step_groups(np.ones(1, np.float32), matches, where)
+  actual = _jit_groups(np.ones(1, np.float32), matches, where)
   np.testing.assert_array_equal(actual, np.zeros((1, 8)))
 
 
@@ -104,7 +105,7 @@ def test_groups_oracle(seed):
 def test_groups_without_where_are_whole():
   advantages, matches, _ = _groups(1)
   np.testing.assert_allclose(
-      _step_groups(advantages, matches),
+      _jit_groups(advantages, matches),
       reference.step_groups(advantages, matches), rtol=1e-5, atol=1e-6)
 
 
@@ -136,8 +137,8 @@ def test_foul_groups_change_neither_value_nor_gradient(foul):
 
 def test_groups_gradient_is_z():
   advantages, matches, where = _groups(3)
-  gradient = jax.grad(
-      lambda a: _step_groups(a, matches, where)[:, 0].sum())(advantages)
+  gradient = jax.jit(jax.grad(
+      lambda a: _step_groups(a, matches, where)[:, 0].sum()))(advantages)
   z = reference.step_groups(np.ones(STEPS), matches, where)[:, 0]
   assert np.abs(z).max() > 0
   np.testing.assert_allclose(gradient, z, rtol=1e-5, atol=1e-6)
@@ -289,10 +290,11 @@ def test_all_steps_of_a_trajectory_share_its_advantage():
   # One success of 3 steps and one failure of 15: 3 rows of +0.707 and 15 of
   # -0.707, with no weight for the length.
   returns = np.array([1, 0], np.float32)
-  advantages = step_jax.group_relative_advantages(
-      returns, np.zeros(2, np.int32), num_groups=1)
+  advantages = jax.jit(functools.partial(
+      step_jax.group_relative_advantages, num_groups=1))(
+          returns, np.zeros(2, np.int32))
   shape = (2, 15, 1)
-  batch = _flatten(step_jax.Trajectory(
+  batch = _jit_flatten(step_jax.Trajectory(
       task_ids=np.zeros(2, np.int32), observations=np.zeros((2, 15)),
       actions=np.zeros(shape, np.int32), log_probs=np.zeros(shape),
       token_mask=np.ones(shape, bool),
@@ -442,7 +444,7 @@ def test_state_ids_golden():
                 [[5, 5], [5, 5], [4, 3], [3, 4]]], np.int32),
       np.array([[0, 0, 1, 0], [0, 0, 0, 0]], bool))
   mask = np.array([[1, 1, 1, 0], [1, 1, 0, 1]], bool)
-  ids = steps.state_ids(observations, mask)
+  ids = _jit_state_ids(observations, mask)
   np.testing.assert_array_equal(ids, [[0, 1, 2, -1], [4, 4, -1, 0]])
   assert ids.dtype == jnp.int32
 
@@ -494,13 +496,14 @@ def test_states_that_differ_in_a_bit_are_told_apart():
   ids = np.asarray(_jit_state_ids(observations, np.ones((1, size), bool)))[0]
   np.testing.assert_array_equal(ids, [0, 0, *range(2, size)])
   # One pass was enough for them.
-  rows = [steps._bits(x)[0] for x in observations]
-  assert len(set(np.asarray(steps._hash_rows(rows)).tolist())) == size - 1
+  hashes = jax.jit(lambda *leaves: steps._hash_rows(
+      [steps._bits(x)[0] for x in leaves]))(*observations)
+  assert len(set(np.asarray(hashes).tolist())) == size - 1
 
 
 def test_nan_is_the_same_state_as_itself():
   x = np.array([[np.nan, 1, np.nan, -0., 0.]], np.float32)
-  ids = steps.state_ids(x, np.ones((1, 5), bool))
+  ids = _jit_state_ids(x, np.ones((1, 5), bool))
   np.testing.assert_array_equal(ids, [[0, 1, 0, 3, 4]])
 
 
@@ -510,12 +513,12 @@ def test_state_ids_are_exact_whatever_the_hash(monkeypatch, buckets):
   def bad_hash(rows):
     return rows[0][:, 0].astype(jnp.uint32) % buckets
   monkeypatch.setattr(steps, '_hash_rows', bad_hash)
+  state_ids = jax.jit(lambda x, mask: steps.state_ids(x, mask))
   for seed in range(3):
     observations, mask = _observations(seed)
     expected = _oracle_ids(observations, mask)
     assert len(set(expected[mask])) > 3
-    np.testing.assert_array_equal(
-        steps.state_ids(observations, mask), expected)
+    np.testing.assert_array_equal(state_ids(observations, mask), expected)
 
 
 def test_state_ids_eager_jit_and_vmap_agree():

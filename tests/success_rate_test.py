@@ -56,12 +56,14 @@ def test_counts_golden():
 def test_replaced_slot_counts_for_the_task_it_became():
   # Task 0 is mastered and nearly always (kappa = 1000) replaced by task 1,
   # the only one of the cache: one slot counts for 0 and three for 1.
-  task_ids = step_jax.resample_tasks(
-      jax.random.key(0), np.array([0], np.int32),
-      np.array([1.0, 0.5], np.float32), group_size=4, sharpness=1000.0)
+  task_ids = jax.jit(functools.partial(
+      step_jax.resample_tasks, group_size=4, sharpness=1000.0))(
+          jax.random.key(0), np.array([0], np.int32),
+          np.array([1.0, 0.5], np.float32))
   np.testing.assert_array_equal(task_ids, [0, 1, 1, 1])
-  collected, succeeded = step_jax.count_outcomes(
-      task_ids, np.array([False, True, False, True]), num_tasks=2)
+  collected, succeeded = jax.jit(functools.partial(
+      step_jax.count_outcomes, num_tasks=2))(
+          task_ids, np.array([False, True, False, True]))
   np.testing.assert_array_equal(collected, [1, 3])
   np.testing.assert_array_equal(succeeded, [0, 2])
 
