@@ -10,7 +10,11 @@ import gc
 import os
 import pathlib
 import shutil
+import sys
 
+# A hundred processes import the same files, which are to be compiled once.
+os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
+sys.dont_write_bytecode = False
 _ROOT = pathlib.Path(__file__).parents[1]
 os.environ |= {
     'JAX_COMPILATION_CACHE_DIR': str(_ROOT / '.pytest_cache' / 'compilations'),
@@ -79,9 +83,9 @@ _NOT_QUICK = {
     'test_a_mesh_of_four_devices_equals_one'}
 # The longest first, so that no worker ends with one of them alone.
 _LONGEST = """
-    vision_language_training static desktop_server run notebooks osworld_docs
-    hosts train desk_training osworld_desktop desktop_tasks desktop_pool workers
-    actors androidworld miniwob configs
+    run train vision_language_training osworld_docs desktop_server workers
+    actors osworld_desktop notebooks vlm_benchmarks androidworld desktop_pool
+    desktop_tasks samplers adapters static placement miniwob desk_training hosts
 """.split()
 
 

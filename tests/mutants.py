@@ -84,8 +84,7 @@ def run(mutant: mutant_list.Mutant, root: pathlib.Path, limit: float) -> Result:
 def _pytest(tests: tuple[str, ...], root: pathlib.Path, limit: float
             ) -> tuple[int | None, str]:
   """The exit code, None after the limit, and the end of what was written."""
-  environ = os.environ | {
-      'PYTHONPATH': str(root), 'PYTHONDONTWRITEBYTECODE': '1'}
+  environ = os.environ | {'PYTHONPATH': str(root)}
   with tempfile.TemporaryFile('w+') as file:
     process = subprocess.Popen(
         [sys.executable, '-m', 'pytest', '-x', '-q', '-p', 'no:cacheprovider',
