@@ -54,8 +54,7 @@ class Played(NamedTuple):
 def start(setup: setups.Setup, params: Any) -> RunState:
   """The state before the first round; `params` are copied."""
   num_tasks = len(setup.world.tasks)
-  acting = jax.device_put(
-      params, may_alias=False) if setup.config.lag else None
+  acting = jax.tree.map(jnp.copy, params) if setup.config.lag else None
   return setup.placement.place(RunState(
       setup.learner.init(params), jnp.zeros(num_tasks),
       setup.sampler.init(num_tasks), acting))
@@ -105,7 +104,7 @@ def play_round(
   sampler_state = _update_sampler(
       setup.sampler, state.sampler, trajectory.task_ids, trajectory.returns,
       trajectory.valid)
-  acting = jax.device_put(params, may_alias=False) if config.lag else None
+  acting = jax.tree.map(jnp.copy, params) if config.lag else None
   begin = functools.partial(
       _begin, ahead, setup, acting, sampler_state, round_index + 1, collect)
   if setup.remote is None:

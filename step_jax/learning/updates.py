@@ -65,7 +65,7 @@ def init(
     placement: of the state; without a mesh each leaf stays where it lies.
     params: copied, since an update donates the state.
   """
-  params = placement.place(jax.device_put(params, may_alias=False))
+  params = placement.place(jax.tree.map(jnp.copy, params))
   return placement.place(types.LearnerState(
       params=params, opt_state=optimizer.init(params),
       step=jnp.zeros((), jnp.int32)))
