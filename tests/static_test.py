@@ -9,9 +9,8 @@ import pytest
 _ROOT = pathlib.Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize('command', [('flake8',), ('mypy',), ('lint-imports',)],
-                         ids=lambda command: command[0])
+@pytest.mark.parametrize('command', ['flake8', 'mypy', 'lint-imports'])
 def test_the_code_is_clean(command):
-  program = pathlib.Path(sys.executable).with_name(command[0])
+  program = pathlib.Path(sys.executable).with_name(command)
   done = subprocess.run([program], cwd=_ROOT, text=True, capture_output=True)
   assert done.returncode == 0, done.stdout + done.stderr
