@@ -44,7 +44,11 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 @pytest.fixture(scope='module', autouse=True)
 def settled():
-  """What earlier files have left is not looked at by the collector again."""
+  """What earlier files have compiled is let go; the collector forgets the rest.
+
+  A worker of pytest-xdist holds half of the memory so, in the same time.
+  """
+  jax.clear_caches()
   gc.collect()
   gc.freeze()
 

@@ -11,6 +11,7 @@ from step_jax.policies import element
 from tests import examples
 
 SETTINGS = {'num_steps': 500, 'batch_size': 32, 'learning_rate': 2e-3}
+_FEW = {'num_steps': 100, 'batch_size': 4, 'learning_rate': 5e-3}
 
 
 def _lookup(seed, count):
@@ -56,18 +57,13 @@ def _fresh():
   return jax.jit(_policy().init)(jax.random.key(0))
 
 
-def _imitate(observations, tokens):
+def _imitate(observations, tokens, settings):
   params = _fresh()
   fitted, losses = imitation.imitate(
       jax.random.key(0), params, observations, tokens,
-      log_prob_fn=_policy().log_prob, **SETTINGS)
+      log_prob_fn=_policy().log_prob, **settings)
   assert all(x.is_deleted() for x in jax.tree.leaves(params))  # donated
   return fitted, np.asarray(losses)
-
-
-@functools.lru_cache(maxsize=None)
-def _fitted():
-  return _imitate(*_lookup(0, 1024))
 
 
 def _success(params, observations, tokens):
@@ -83,7 +79,7 @@ def test_shared_words_generalise_to_words_never_seen():
   assert not np.isin(
       unseen[0]['element_text'][:, :, 0], _lookup(0, 1024)[0]['instruction']
   )[unseen[0]['element_type'] > 0].any()
-  params, losses = _fitted()
+  params, losses = _imitate(*_lookup(0, 1024), SETTINGS)
   assert losses.shape == (SETTINGS['num_steps'],)
   assert losses[:10].mean() > 1 and losses[-10:].mean() < 0.2
   assert _success(_fresh(), *unseen) < 0.3
@@ -91,14 +87,15 @@ def test_shared_words_generalise_to_words_never_seen():
 
 
 def test_the_same_key_gives_the_same_parameters():
-  chex.assert_trees_all_equal(_imitate(*_lookup(0, 1024)), _fitted())
+  steps = _lookup(0, 64)
+  chex.assert_trees_all_equal(_imitate(*steps, _FEW), _imitate(*steps, _FEW))
 
 
 def test_the_first_loss_is_the_negative_log_likelihood():
   """At temperature 1, summed over tokens; one step repeated is any batch."""
   one = jax.tree.map(
-      lambda x: np.repeat(x[5:6], 1024, axis=0), _lookup(0, 1024))
-  _, losses = _imitate(*one)
+      lambda x: np.repeat(x[5:6], 64, axis=0), _lookup(0, 64))
+  _, losses = _imitate(*one, _FEW)
   log_probs, _ = _policy().log_prob(
       _fresh(), *jax.tree.map(lambda x: x[:4], one), temperature=1.0)
   np.testing.assert_allclose(
