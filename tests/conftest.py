@@ -3,7 +3,7 @@
 What is compiled is compiled once, for all workers of pytest-xdist and for the
 runs that tests start, and kept for the next time; and quickly, as most of it
 runs but for a moment. `JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest` compiles as a
-user's run does; CI does so with the algorithm and the learner.
+user's run does; CI does so with the algorithm and the learner, see .ci/run.
 """
 
 import gc
