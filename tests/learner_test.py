@@ -547,7 +547,7 @@ def test_one_bad_row_leaves_the_state_though_steps_without_rows_follow():
 
 
 def test_no_copy_of_the_state_is_kept():
-  """Temporaries are a gradient, or two; the state is 3 times as much."""
+  """Temporaries are a gradient and a little; the state is 3 times as much."""
   size = 2**18
   params = _params() | {'unused': jnp.zeros(size)}
 
@@ -560,7 +560,7 @@ def test_no_copy_of_the_state_is_kept():
       learner.init(params), examples.round_batch(12, 20, 6)
   ).compile().memory_analysis()
   assert memory.alias_size_in_bytes >= 3 * 4 * size  # the state, in place
-  assert memory.temp_size_in_bytes < 2.5 * 4 * size
+  assert memory.temp_size_in_bytes < 2 * 4 * size
 
 
 def test_bfloat16_gradients_are_summed_in_float32():
