@@ -10,7 +10,7 @@ from step_jax.learning import imitation
 from step_jax.policies import element
 from tests import examples
 
-SETTINGS = {'num_steps': 500, 'batch_size': 32, 'learning_rate': 2e-3}
+_MANY = {'num_steps': 500, 'batch_size': 32, 'learning_rate': 2e-3}
 _FEW = {'num_steps': 100, 'batch_size': 4, 'learning_rate': 5e-3}
 
 
@@ -79,8 +79,8 @@ def test_shared_words_generalise_to_words_never_seen():
   assert not np.isin(
       unseen[0]['element_text'][:, :, 0], _lookup(0, 1024)[0]['instruction']
   )[unseen[0]['element_type'] > 0].any()
-  params, losses = _imitate(*_lookup(0, 1024), SETTINGS)
-  assert losses.shape == (SETTINGS['num_steps'],)
+  params, losses = _imitate(*_lookup(0, 1024), _MANY)
+  assert losses.shape == (_MANY['num_steps'],)
   assert losses[:10].mean() > 1 and losses[-10:].mean() < 0.2
   assert _success(_fresh(), *unseen) < 0.3
   assert _success(params, *unseen) > 0.9
