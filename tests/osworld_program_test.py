@@ -2,6 +2,10 @@
 
 import ast
 import json
+import subprocess
+import sys
+import time
+import types
 
 import pytest
 
@@ -82,6 +86,46 @@ def test_the_program_evaluates_nothing():
   shells = [keyword.arg for node in ast.walk(tree)
             if isinstance(node, ast.Call) for keyword in node.keywords]
   assert 'shell' not in shells
+
+
+@pytest.fixture(name='pasted')
+def pasted_fixture(monkeypatch):
+  """Runs the program here; xclip has the clipboard some reads after its end."""
+  pasted, clipboard = [], ['before']
+
+  def run(command, *, input=b'', late=0, **_):
+    if '-o' not in command:
+      clipboard[1:] = ['before'] * late + [input.decode()]
+    elif len(clipboard) > 1:
+      del clipboard[0]
+    return types.SimpleNamespace(stdout=clipboard[0].encode())
+
+  def play(text, late):
+    monkeypatch.setattr(
+        subprocess, 'run',
+        lambda command, **options: run(command, late=late, **options))
+    monkeypatch.setattr(sys, 'argv', ['', json.dumps([['type', text]])])
+    exec(program.PROGRAM, {})  # pylint: disable=exec-used
+    return pasted
+
+  names = ('click', 'doubleClick', 'rightClick')
+  monkeypatch.setitem(sys.modules, 'pyautogui', types.SimpleNamespace(
+      write=pasted.append, hotkey=lambda *_: pasted.append(clipboard[0]),
+      **dict.fromkeys(names)))
+  return play
+
+
+@pytest.mark.parametrize('late', [0, 1, 3])
+def test_a_text_is_pasted_when_the_clipboard_has_it(pasted, late):
+  assert pasted('aü\n日本', late) == ['a', 'ü', '\n', '日本']
+
+
+def test_a_clipboard_that_takes_no_text_is_the_machines_failure(
+    pasted, monkeypatch):
+  clock = iter(range(100))
+  monkeypatch.setattr(time, 'monotonic', lambda: next(clock))
+  with pytest.raises(OSError, match='the clipboard does not take a text'):
+    pasted('ü', late=1000)
 
 
 def test_an_action_that_fails_is_no_action_of_the_agent(fake):

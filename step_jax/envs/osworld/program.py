@@ -17,7 +17,8 @@ _TIMEOUT = 30.0  # seconds for one action
 # Runs in the desktop, whose Python has pyautogui, as in OSWorld. pyautogui
 # leaves out what is not on the keyboard, which is pasted, and types '>' for
 # '<'. (`xdotool type` loses some of the former: it changes the keyboard's map
-# faster than applications take notice.)
+# faster than applications take notice.) xclip may end before the clipboard is
+# its own: what was in there before would be pasted.
 PROGRAM = '''
 import json, re, subprocess, sys, time
 import pyautogui
@@ -27,9 +28,16 @@ pyautogui.PAUSE = 0.02
 
 
 def paste(text):
+  clipboard = ['xclip', '-selection', 'clipboard']
   subprocess.run(
-      ['xclip', '-selection', 'clipboard'], input=text.encode(),
-      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+      clipboard, input=text.encode(), stdout=subprocess.DEVNULL,
+      stderr=subprocess.DEVNULL, check=True)
+  deadline = time.monotonic() + 5
+  while subprocess.run(
+      [*clipboard, '-o'], capture_output=True).stdout != text.encode():
+    if time.monotonic() > deadline:
+      raise OSError('the clipboard does not take a text')
+    time.sleep(0.01)
   pyautogui.hotkey('ctrl', 'v')
   time.sleep(0.1)
 
