@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
-import functools
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ from experiments import worlds
 from step_jax.policies import base
 from step_jax.rollout import closing
 from step_jax.rollout import collect as collect_lib
+from step_jax.rollout import collector
 from step_jax.rollout import pictures
 from step_jax.rollout import simulation
 from step_jax.rollout import workers
@@ -82,33 +82,21 @@ def _in_processes(
     setup: Any, pool: workers.WorkerPool,
     progress: progress_lib.RunProgress, should_stop: Callable[[], bool],
 ) -> Collector:
-  batch_size = setup.acting_batch_size
-  policy: actors.Actor = setup.remote or _in_this_process(setup)
-  is_local = setup.config.actor.name == 'local'
-  expert = local.Immediate(functools.partial(
-      local.expert_actor, encode=setup.codec.encode))
-  play: Callable[..., collect_lib.Collection] = functools.partial(
-      collect_lib.collect, pool, example=setup.world.example,
-      codec=setup.codec, num_tokens=setup.codec.num_tokens,
-      max_steps=setup.config.max_steps, stragglers=closing.Stragglers(
-          setup.config.close_at, setup.config.close_after))
+  config, options = setup.config, dict[str, Any]()
+  if config.actor.name == 'local':  # servers and slots take whatever waits
+    options['batch_size'] = setup.acting_batch_size
   if jax.process_count() > 1:
-    play = _channel(setup, should_stop).leading(play)
-  published, version = None, 0
+    options['lead'] = _channel(setup, should_stop).leading
+  play = collector.make_collect(
+      pool, setup.remote or _in_this_process(setup), setup.codec,
+      setup.world.example, max_steps=config.max_steps, should_stop=should_stop,
+      stragglers=closing.Stragglers(config.close_at, config.close_after),
+      **options)
 
   def collect(jobs, player, name, closes=False):
-    nonlocal published, version
     with serving.telling():
-      if player is not None and player.params is not published:
-        version += 1
-        policy.publish(player.params, version)
-        published = player.params
       collection = play(
-          jobs, policy if player else expert, player or actors.EXPERT,
-          # Servers and slots take whatever waits.
-          batch_size=batch_size if is_local or player is None else None,
-          should_stop=should_stop, on_progress=progress.episodes(name),
-          closes=closes)
+          jobs, player, on_progress=progress.episodes(name), closes=closes)
     num_lost = int(
         (~collection.trajectory.valid).sum()) - collection.closed_slots
     if 2 * num_lost > len(jobs):

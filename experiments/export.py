@@ -54,20 +54,17 @@ def export(config: ml_collections.ConfigDict, workdir: pathlib.Path,
 
 def main(argv: Sequence[str]) -> int:
   """Runs the command; returns its exit code."""
-  flags.DEFINE_string('workdir', None, 'folder of the run', required=True)
   flags.DEFINE_string('output', None, 'folder to write', required=True)
   flags.DEFINE_enum(
       'dtype', 'bfloat16', ['bfloat16', 'float32'], 'of the parameters')
 
-  def run():
-    flags.FLAGS(argv)
-    workdir = pathlib.Path(flags.FLAGS.workdir)
+  def run(workdir):
     output = pathlib.Path(flags.FLAGS.output)
     export(checks.read_config(workdir / 'config.json'), workdir, output,
            flags.FLAGS.dtype)
-    print(f'written to {output}')
+    return f'written to {output}'
 
-  return commands.exit_code(run)
+  return commands.of_run(argv, run)
 
 
 if __name__ == '__main__':

@@ -59,12 +59,11 @@ def replay(config: ml_collections.ConfigDict, workdir: pathlib.Path,
 
 
 def _show(workdir: pathlib.Path, name: str | None, gif: str | None,
-          dump_path: str | None) -> None:
+          dump_path: str | None) -> str:
   config = checks.read_config(workdir / 'config.json')
   if dump_path is not None:
     number = dump.write(pathlib.Path(dump_path), playing.find(workdir, name))
-    print(f'{number} steps; {dump_path}')
-    return
+    return f'{number} steps; {dump_path}'
   if name is None:
     raise errors.UserError('expected --episode=ID, or --dump=FILE.jsonl')
   episode = playing.find(workdir, name)[0]
@@ -77,23 +76,18 @@ def _show(workdir: pathlib.Path, name: str | None, gif: str | None,
   came = 'the same'
   if played.diverged:
     came = f'it diverges: {played.diverged}'
-  print(f'{name}, {about["task"]}: {came}, reward {played.reward:g}'
-        f'{"; " + gif if gif else ""}')
+  return (f'{name}, {about["task"]}: {came}, reward {played.reward:g}'
+          f'{"; " + gif if gif else ""}')
 
 
 def main(argv: Sequence[str]) -> int:
   """Runs the command; returns its exit code."""
-  flags.DEFINE_string('workdir', None, 'folder of the run', required=True)
   flags.DEFINE_string('episode', None, 'id of an episode')
   flags.DEFINE_string('gif', None, 'file of a moving picture')
   flags.DEFINE_string('dump', None, 'file of steps, a line each')
 
-  def show():
-    flags.FLAGS(argv)
-    given = flags.FLAGS
-    _show(pathlib.Path(given.workdir), given.episode, given.gif, given.dump)
-
-  return commands.exit_code(show)
+  return commands.of_run(argv, lambda workdir: _show(
+      workdir, flags.FLAGS.episode, flags.FLAGS.gif, flags.FLAGS.dump))
 
 
 if __name__ == '__main__':

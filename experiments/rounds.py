@@ -21,15 +21,11 @@ from experiments import setups
 from step_jax.algorithm import credit
 from step_jax.algorithm import samplers
 from step_jax.algorithm import types
-from step_jax.learning import loader
-from step_jax.learning import streaming
-from step_jax.policies import base
 from step_jax.rollout import ahead as ahead_lib
 from step_jax.rollout import closing
 from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import episodes
 from step_jax.rollout import redrawing
-from step_jax.rollout.actors import alternatives
 from step_jax.runs import errors
 from step_jax.runs import rows
 from step_jax.runs import signals
@@ -246,29 +242,10 @@ def _assign(
   if not method.augment:
     return credit.without_groups(
         singles, method=method, max_steps=config.max_steps), success_rate, 0
-  sample = _sample_fn(setup.policy, config.temperature)
-  augment: Callable[..., types.RoundBatch] = functools.partial(
-      credit.augment_steps, sample_fn=sample)
-  if setup.remote is not None:
-    augment = functools.partial(
-        alternatives.augment_steps, actor=setup.remote,
-        temperature=config.temperature)
-  elif setup.policy.load is not None:
-    augment = functools.partial(
-        streaming.augment_steps,
-        load=functools.partial(loader.prefetch, setup.policy.load),
-        sample_many=sample, micro_batch_size=setup.acting_batch_size)
   with serving.telling():
-    batch = augment(
+    batch = setup.augment(
         rollout_key, state.learner.params, singles, low,
         matches_fn=setup.codec.matches, max_steps=config.max_steps,
         num_candidates=config.group_size // 2,
         group_weight=config.group_weight)
   return batch, success_rate, int(low.sum())
-
-
-@functools.lru_cache(maxsize=1)
-def _sample_fn(policy: base.Policy, temperature: float) -> Callable[..., Any]:
-  """The same function object every round, so that jit knows it again."""
-  return functools.partial(
-      policy.sample_many or policy.sample, temperature=temperature)

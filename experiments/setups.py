@@ -16,12 +16,14 @@ from experiments import serving
 from step_jax.algorithm import methods
 from step_jax.algorithm import samplers
 from step_jax.algorithm import success_rate
+from step_jax.algorithm import types
 from step_jax.envs import worlds
 from step_jax.learning import clipping
 from step_jax.learning import learner as learner_lib
 from step_jax.learning import streaming
 from step_jax.policies import base
 from step_jax.policies import placement as placement_lib
+from step_jax.rollout.actors import alternatives
 from step_jax.runs import errors
 
 
@@ -33,6 +35,7 @@ class Setup(NamedTuple):
   policy: base.Policy
   codec: base.Codec
   learner: learner_lib.Learner
+  augment: Callable[..., types.RoundBatch]  # method 3, as `credit` has it
   placement: placement_lib.Placement
   remote: Any = None  # `server.Remote`, where inference servers act
 
@@ -57,9 +60,18 @@ def make_setup(
   """Builds the policy, the optimiser, the learner and what acts elsewhere."""
   placement = policies.make_placement(config)
   policy, codec = policies.make_policy(config, world, placement)
+  remote = serving.make_remote(config, policy, world)
+  if remote is None:
+    augment = streaming.make_policy_augment(
+        policy, temperature=config.temperature,
+        micro_batch_size=placement.pad(config.policy.acting_batch_size))
+  else:
+    augment = functools.partial(
+        alternatives.augment_steps, actor=remote,
+        temperature=config.temperature)
   return Setup(config, world, methods.METHODS[config.method], policy, codec,
-               make_learner(config, policy, placement), placement,
-               serving.make_remote(config, policy, world))
+               make_learner(config, policy, placement), augment, placement,
+               remote)
 
 
 def make_sampler(

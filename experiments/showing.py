@@ -1,8 +1,7 @@
-"""What a run shows to people, as its config says: episodes and trackers."""
+"""What a run shows to people of its episodes, as its config says."""
 
 from collections.abc import Callable
 import functools
-import json
 import pathlib
 from typing import Any
 
@@ -17,7 +16,6 @@ from step_jax.rollout import pictures
 from step_jax.runs import episode_log
 from step_jax.runs import episodes
 from step_jax.runs import sheets
-from step_jax.runs import trackers
 
 _MOST_SHEETS = 10  # that trackers get at an evaluation
 
@@ -34,15 +32,6 @@ def open_log(
     get_picture = pictures.reader(drive.keywords[field])
   return episode_log.EpisodeLog(
       workdir, done, setup.world.tasks, bounds, make_reader(setup), get_picture)
-
-
-def open_trackers(
-    setup: setups.Setup, workdir: pathlib.Path, done: int,
-    say: Callable[[str], None]) -> trackers.Trackers:
-  """The trackers of a run of which `done` rounds are done."""
-  config = setup.config
-  return trackers.Trackers(
-      config.trackers, workdir, done, json.loads(config.to_json()), say)
 
 
 def draw_evaluation(kept: episode_log.EpisodeLog, workdir: pathlib.Path,

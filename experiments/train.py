@@ -6,6 +6,7 @@ reports at the end. What happens in a round is told in `rounds`.
 
 import contextlib
 import functools
+import json
 import pathlib
 import shutil
 import tempfile
@@ -102,8 +103,9 @@ def _train(
       state = _start(setup, collect, progress, stop)
       saved.save(checkpoints, 0, state)
     kept = showing.open_log(setup, workdir, done)
-    with contextlib.closing(showing.open_trackers(
-        setup, workdir, done, progress.say)) as tracked:
+    with contextlib.closing(trackers.Trackers(
+        config.trackers, workdir, done, json.loads(config.to_json()),
+        progress.say)) as tracked:
       _run_rounds(setup, workdir, state, done, checkpoints, log, kept, tracked,
                   collect, ahead, progress)
     if hosts.is_leader():

@@ -13,7 +13,6 @@ import sys
 if __name__ == '__main__':  # run as a script, from anywhere
   sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from absl import flags
 import ml_collections
 
 from experiments import checks
@@ -47,15 +46,11 @@ def view(config: ml_collections.ConfigDict, workdir: pathlib.Path
 
 def main(argv: Sequence[str]) -> int:
   """Runs the command; returns its exit code."""
-  flags.DEFINE_string('workdir', None, 'folder of the run', required=True)
-
-  def show():
-    flags.FLAGS(argv)
-    workdir = pathlib.Path(flags.FLAGS.workdir)
+  def show(workdir):
     config = checks.read_config(workdir / 'config.json')
-    print(f'open {view(config, workdir)} in a browser')
+    return f'open {view(config, workdir)} in a browser'
 
-  return commands.exit_code(show)
+  return commands.of_run(argv, show)
 
 
 if __name__ == '__main__':

@@ -75,17 +75,14 @@ def watch(config: ml_collections.ConfigDict, workdir: pathlib.Path,
 
 def main(argv: Sequence[str]) -> int:
   """Runs the command; returns its exit code."""
-  flags.DEFINE_string('workdir', None, 'folder of the run', required=True)
   flags.DEFINE_string('task', None, 'name of a task')
   flags.DEFINE_integer('seed', None, 'of the instance', lower_bound=0)
 
-  def show():
-    flags.FLAGS(argv)
-    workdir = pathlib.Path(flags.FLAGS.workdir)
+  def show(workdir):
     config = checks.read_config(workdir / 'config.json')
-    print(watch(config, workdir, flags.FLAGS.task, flags.FLAGS.seed))
+    return watch(config, workdir, flags.FLAGS.task, flags.FLAGS.seed)
 
-  return commands.exit_code(show)
+  return commands.of_run(argv, show)
 
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@ import pytest
 from step_jax.envs import base as envs_base
 from step_jax.policies import element
 from step_jax.rollout import collect as collect_lib
+from step_jax.rollout import collector
 from step_jax.rollout import workers
 from step_jax.rollout.actors import local
 from tests import fake_world
@@ -493,3 +494,36 @@ def test_no_jobs_no_trajectories():
   trajectory, *counts = _collect(_local(), pytest.fail, [])
   assert counts[:3] == [0, 0, ''] and trajectory.valid.shape == (0,)
   assert [len(x) for x in counts[3]] == [0, 0, 0, 0]
+
+
+def test_a_player_s_parameters_are_published_when_they_are_others(
+    actor, undisturbed):
+  """Round after round in one pool; the scripted solution needs none."""
+  versions, led = [], []
+
+  class Actor(local.Local):
+
+    def publish(self, params, version):
+      versions.append(version)
+      super().publish(params, version)
+
+  def lead(collect):
+    return lambda *args, **options: led.append(options['closes']) or collect(
+        *args, **options)
+
+  player = collect_lib.Player(actor.params, jax.random.key(7), .7)
+  with _local() as pool:
+    collect = collector.make_collect(
+        pool, Actor(actor.policy, batch_size=4), _CODEC, _EXAMPLE,
+        max_steps=_MAX_STEPS, batch_size=4, lead=lead)
+    first, expert, again, other = (
+        collect(jobs, player, closes=False) for jobs, player in (
+            (_JOBS, player), (_expert_jobs(), None), (_JOBS, player),
+            (_JOBS, player._replace(params=jax.tree.map(
+                np.negative, actor.params)))))
+  assert versions == [1, 2] and led == [False] * 4
+  for collection in (first, again):
+    _assert_same(collection.trajectory, undisturbed.trajectory)
+  assert expert.trajectory.successes.all()
+  assert not expert.trajectory.log_probs.any()
+  assert (other.trajectory.actions != first.trajectory.actions).any()

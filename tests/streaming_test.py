@@ -371,6 +371,45 @@ def test_alternatives_equal_those_of_one_jit():
       batch.groups.observations['number'], np.arange(ROWS))
 
 
+def test_a_policy_s_alternatives_load_if_the_policy_does():
+  """A token of its key, times a parameter and a temperature."""
+  def sample(params, keys, rows, *, temperature):
+    drawn = jax.vmap(jax.random.uniform)(keys.reshape(-1)).reshape(keys.shape)
+    seen = rows['feature'].reshape((-1,) + (1,) * (keys.ndim - 1))
+    tokens = jnp.stack([drawn * 1000, params + seen + 0 * drawn], axis=-1)
+    return base.ActionSample(
+        tokens.astype(jnp.int32), temperature * drawn[..., None] - tokens * 0,
+        jnp.ones(tokens.shape, bool))
+
+  shape = (6, 1, 2)
+  singles = types.StepBatch(
+      observations={'feature': np.arange(6, dtype=np.int32)},
+      actions=np.zeros(shape, np.int32), log_probs=np.zeros(shape, np.float32),
+      token_mask=np.ones(shape, bool),
+      advantages=np.ones((6, 1), np.float32), mask=np.ones((6, 1), bool))
+  stored = dataclasses.replace(
+      singles, observations={'number': np.arange(6, dtype=np.int32)})
+  store = Store({0: singles.observations})
+  policy = base.Policy(lambda key: None, sample, None)
+  loading = policy._replace(
+      load=lambda rows: next(store.load([rows])), sample_many=sample)
+  drawn = []
+  for policy, rows in ((policy, singles), (loading, stored)):
+    augment = streaming.make_policy_augment(
+        policy, temperature=.7, micro_batch_size=2)
+    drawn.append(augment(
+        jax.random.key(9), jnp.int32(100), rows, np.arange(6) % 2 == 0,
+        matches_fn=lambda observations, tokens: tokens[..., 1] % 2 == 0,
+        max_steps=3, num_candidates=4).groups)
+  chex.assert_trees_all_equal(*(
+      (rows.actions, rows.log_probs) for rows in drawn))
+  assert store.calls == [[0, 2], [4, 4]]
+  np.testing.assert_array_equal(
+      drawn[0].actions[..., 1], [[0, *[100 + i] * 3] if i % 2 == 0 else [0] * 4
+                                 for i in range(6)])
+  assert 0 < np.max(drawn[0].log_probs) <= .7
+
+
 def test_alternatives_compile_once_for_any_number_of_low_steps():
   traces = []
 

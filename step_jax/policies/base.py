@@ -108,10 +108,11 @@ class Policy(NamedTuple):
   """A network as pure functions; observations are pytrees of [B, ...].
 
   `sample` and `log_prob` speak of the same distribution: temperature and
-  legality masks included. Where there is `load`, they and `sample_many` read
-  what it returns, else stored observations as they are. Where something is
-  frozen, `init` makes the parameters that learn; `sample` and `sample_many`
-  take these, and `log_prob`, which is traced, what `frozen.join` makes.
+  legality masks included. Where there is `load`, there is `sample_many`, and
+  all three read what it returns, else stored observations as they are. Where
+  something is frozen, `init` makes the parameters that learn; `sample` and
+  `sample_many` take these, and `log_prob`, which is traced, what `frozen.join`
+  makes.
   """
   init: InitFn
   sample: SampleFn

@@ -15,7 +15,7 @@ import weakref
 
 from step_jax.rollout import keeper
 
-__all__ = ['KeeperError', 'Processes']
+__all__ = ['KeeperError', 'Processes', 'dump']
 
 
 class KeeperError(RuntimeError):
@@ -42,11 +42,7 @@ class Processes:
     if hasattr(script, '__keeper__'):
       raise RuntimeError("expected a script that makes its pool under "
                          "if __name__ == '__main__', got one that does not")
-    try:
-      factory = pickle.dumps(make_env)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-      raise ValueError(f'expected a picklable make_env, got {make_env!r}: '
-                       f'{error}') from error
+    factory = dump(make_env)
     main = os.path.abspath(getattr(script, '__file__', None) or '')
     process, self._control = _launch()
     self._control.send(('factory', {
@@ -118,6 +114,19 @@ class Processes:
   def close(self) -> None:
     """Ends all processes; environments that answer close themselves."""
     self._finalizer()
+
+
+def dump(make_env: Callable[[], Any]) -> bytes:
+  """A factory of environments, pickled.
+
+  Raises:
+    ValueError: it cannot be.
+  """
+  try:
+    return pickle.dumps(make_env)
+  except (pickle.PicklingError, AttributeError, TypeError) as error:
+    raise ValueError(f'expected a picklable make_env, got {make_env!r}: '
+                     f'{error}') from error
 
 
 def _launch() -> tuple[subprocess.Popen, keeper.Channel]:

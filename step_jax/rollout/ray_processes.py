@@ -65,11 +65,7 @@ class RayProcesses:
     for name, value in SETTINGS.items():
       os.environ.setdefault(name, value)
     self._ray: Any = importlib.import_module('ray')
-    try:
-      pickle.dumps(make_env)  # As `Processes` takes it; Ray's takes more.
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-      raise ValueError(f'expected a picklable make_env, got {make_env!r}: '
-                       f'{error}') from error
+    processes.dump(make_env)  # As `Processes` takes it; Ray's takes more.
     starts = not self._ray.is_initialized()
     if starts:
       _connect(self._ray, address, num_workers)

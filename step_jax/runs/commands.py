@@ -1,6 +1,7 @@
 """How a command of a finished or running run ends: its exit code."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+import pathlib
 import sys
 
 from absl import flags
@@ -35,6 +36,26 @@ def exit_code(command: Callable[[], None]) -> int:
   except (errors.RunError, files.WriteError) as error:
     print(error, file=sys.stderr)
     return 1
+
+
+def of_run(argv: Sequence[str], command: Callable[[pathlib.Path], str]) -> int:
+  """Runs a command on the folder of a run and prints what it returns.
+
+  Args:
+    argv: the command line; `--workdir` names the folder. Other flags are
+      defined already.
+    command: gets the folder.
+
+  Returns:
+    See `exit_code`.
+  """
+  flags.DEFINE_string('workdir', None, 'folder of the run', required=True)
+
+  def run():
+    flags.FLAGS(argv)
+    print(command(pathlib.Path(flags.FLAGS.workdir)))
+
+  return exit_code(run)
 
 
 def sentence(error: Exception) -> str:
