@@ -71,7 +71,7 @@ def test_rows_are_padded_to_what_can_be_cut():
 def test_rules_cut_parameters_and_whatever_is_named_like_them():
   """By hand, on 4 x 2; what does not divide stays whole."""
   placement = placement_lib.Placement(_make(4, 2), qwen_vl_placement.RULES)
-  shapes = tensors.shapes(mesh_examples.CONFIG)
+  shapes = dict(tensors.shapes(mesh_examples.CONFIG))
   specs = {path: sharding.spec for path, sharding in tensors.by_path(
       placement.shardings({'mu': shapes})).items()}
   for path, expected in (

@@ -3,7 +3,9 @@
 The layers of a file are the rows of our stacked arrays.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+import functools
+import types
 from typing import Any
 
 import jax
@@ -68,11 +70,12 @@ def names(config: config_lib.Config) -> dict[str, str]:
   return {path: table[path] for path in shapes(config)}
 
 
-def shapes(config: config_lib.Config) -> dict[str, jax.ShapeDtypeStruct]:
+@functools.cache  # as a model is traced for it
+def shapes(config: config_lib.Config) -> Mapping[str, jax.ShapeDtypeStruct]:
   """The parameters by path."""
-  return by_path(jax.eval_shape(
+  return types.MappingProxyType(by_path(jax.eval_shape(
       lambda key: model_lib.init_params(model_lib.Model(config), key),
-      jax.random.key(0)))
+      jax.random.key(0))))
 
 
 def by_path(tree: Any) -> dict[str, Any]:
