@@ -20,7 +20,7 @@ from step_jax.algorithm import types
 from step_jax.envs import worlds
 from step_jax.learning import clipping
 from step_jax.learning import learner as learner_lib
-from step_jax.learning import streaming
+from step_jax.learning import of_policy
 from step_jax.policies import base
 from step_jax.policies import placement as placement_lib
 from step_jax.rollout.actors import alternatives
@@ -62,7 +62,7 @@ def make_setup(
   policy, codec = policies.make_policy(config, world, placement)
   remote = serving.make_remote(config, policy, world)
   if remote is None:
-    augment = streaming.make_policy_augment(
+    augment = of_policy.make_augment(
         policy, temperature=config.temperature,
         micro_batch_size=placement.pad(config.policy.acting_batch_size))
   else:
@@ -109,7 +109,7 @@ def make_learner(
   optimizer = optax.chain(
       clipping.clip_by_global_norm(options.max_grad_norm),
       make_optimizer(options))
-  return streaming.make_policy_learner(
+  return of_policy.make_learner(
       policy, optimizer, temperature=config.temperature, placement=placement,
       **{name: options[name] for name in (
           'num_epochs', 'num_minibatches', 'clip_low', 'clip_high',

@@ -15,6 +15,7 @@ import step_jax
 from step_jax.algorithm import types
 from step_jax.learning import imitation
 from step_jax.learning import loader
+from step_jax.learning import of_policy
 from step_jax.learning import streaming
 from step_jax.policies import base
 from step_jax.policies import element
@@ -263,7 +264,7 @@ def test_a_policy_s_learner_loads_if_the_policy_does():
   results = []
   for policy, batch in ((policy, batch), (policy._replace(
       load=lambda rows: next(store.load([rows]))), rows)):
-    learner = streaming.make_policy_learner(
+    learner = of_policy.make_learner(
         policy, optax.sgd(.1), temperature=.7, num_minibatches=1)
     results.append(learner.update(
         learner.init(policy.init(None)), batch)[0].params)
@@ -395,7 +396,7 @@ def test_a_policy_s_alternatives_load_if_the_policy_does():
       load=lambda rows: next(store.load([rows])), sample_many=sample)
   drawn = []
   for policy, rows in ((policy, singles), (loading, stored)):
-    augment = streaming.make_policy_augment(
+    augment = of_policy.make_augment(
         policy, temperature=.7, micro_batch_size=2)
     drawn.append(augment(
         jax.random.key(9), jnp.int32(100), rows, np.arange(6) % 2 == 0,

@@ -110,57 +110,6 @@ def make_learner(
               placement=placement)))
 
 
-def make_policy_learner(
-    policy: base.Policy,
-    optimizer: optax.GradientTransformation,
-    *,
-    temperature: float,
-    **options: Any,
-) -> learner_lib.Learner:
-  """The learner of a policy: streaming where its rows have to be loaded.
-
-  Args:
-    policy: what learns.
-    optimizer: an optax transformation.
-    temperature: at which the policy acts in training.
-    **options: what `learner.make_learner` takes besides.
-  """
-  make: Callable[..., learner_lib.Learner] = learner_lib.make_learner
-  if policy.load is not None:
-    make = functools.partial(
-        make_learner, load=functools.partial(loader.prefetch, policy.load),
-        frozen=policy.frozen)
-  return make(functools.partial(policy.log_prob, temperature=temperature),
-              optimizer, **options)
-
-
-def make_policy_augment(
-    policy: base.Policy, *, temperature: float, micro_batch_size: int
-) -> Callable[..., types.RoundBatch]:
-  """A policy's second half-round: streaming where its rows have to be loaded.
-
-  Args:
-    policy: what draws the step-level groups.
-    temperature: at which it acts in training.
-    micro_batch_size: states sampled at once, where they have to be loaded.
-
-  Returns:
-    `augment_steps(rng_key, params, singles, low, *, matches_fn, max_steps,
-    num_candidates, group_weight='sum')` -> `RoundBatch`, as `credit` has it.
-    Keep it for a run: another one is compiled anew.
-  """
-  if policy.load is None:
-    return functools.partial(
-        credit.augment_steps, sample_fn=functools.partial(
-            policy.sample, temperature=temperature))
-  assert policy.sample_many is not None  # see `base.Policy`
-  return functools.partial(
-      augment_steps, load=functools.partial(loader.prefetch, policy.load),
-      sample_many=functools.partial(
-          policy.sample_many, temperature=temperature),
-      micro_batch_size=micro_batch_size)
-
-
 def augment_steps(
     rng_key: chex.PRNGKey,
     params: Any,
