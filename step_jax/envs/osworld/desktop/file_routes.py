@@ -19,12 +19,30 @@ _DOWNLOAD_LIMIT = 120.0   # seconds
 
 def send(desktop: session.Session, request: messages.Request
          ) -> messages.Answer:
-  """`/file`: sends a file."""
+  """`/file`: sends a file.
+
+  Args:
+    desktop: the desktop.
+    request: a form with `file_path`, see `expand`.
+
+  Returns:
+    See `read_file`.
+  """
   return read_file(expand(desktop, request.read_form().take('file_path', str)))
 
 
 def read_file(path: str) -> messages.Answer:
-  """Returns an answer with a file's bytes."""
+  """Returns an answer with a file's bytes.
+
+  Args:
+    path: of the file.
+
+  Returns:
+    The bytes; 404 if there is no such file, 500 if it cannot be read.
+
+  Raises:
+    Refusal: it is no plain file, or too large.
+  """
   if not os.path.exists(path):
     return messages.as_json({'error': 'File not found'}, 404)
   try:   # A pipe would wait for its writer.
@@ -42,7 +60,15 @@ def read_file(path: str) -> messages.Answer:
 
 def upload(desktop: session.Session, request: messages.Request
            ) -> messages.Answer:
-  """`/setup/upload`: writes a file, and the folders that it needs."""
+  """`/setup/upload`: writes a file, and the folders that it needs.
+
+  Args:
+    desktop: the desktop.
+    request: a form with `file_path`, see `expand`, and the bytes `file_data`.
+
+  Returns:
+    How many bytes there were, in words; 500 if they cannot be written.
+  """
   form = request.read_form()
   path = expand(desktop, form.take('file_path', str))
   data = form.take('file_data', bytes)
@@ -62,7 +88,18 @@ def _open_to_write(path: str) -> int:
 
 def list_directory(desktop: session.Session, request: messages.Request
                    ) -> messages.Answer:
-  """`/list_directory`: sends a folder with all that is below it."""
+  """`/list_directory`: sends a folder with all that is below it.
+
+  Args:
+    desktop: the desktop.
+    request: JSON with `path`, see `expand`.
+
+  Returns:
+    `directory_tree`: its `type`, `name` and `children`; 400 for no folder.
+
+  Raises:
+    Refusal: there is too much below it, or it takes too long to read.
+  """
   path = expand(desktop, request.read_json().take('path', str))
   if not os.path.isdir(path):
     return messages.as_json(
@@ -93,7 +130,20 @@ def list_directory(desktop: session.Session, request: messages.Request
 
 def download(desktop: session.Session, request: messages.Request
              ) -> messages.Answer:
-  """`/setup/download_file`: fetches a file from the web."""
+  """`/setup/download_file`: fetches a file from the web.
+
+  Args:
+    desktop: the desktop.
+    request: JSON with `url`, of http or https, and `path`, see `expand`.
+
+  Returns:
+    How many bytes there were, in words; 500 if they did not come, and then
+    nothing is left at the path.
+
+  Raises:
+    Refusal: for another kind of URL.
+    TimeoutError: it took too long.
+  """
   fields = request.read_json()
   url = fields.take('url', str)
   path = expand(desktop, fields.take('path', str))

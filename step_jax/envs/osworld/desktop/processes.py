@@ -84,5 +84,10 @@ def _walk(root: int) -> list[tuple[int, str]]:
 
 
 def prctl(option: int, value: int) -> None:
-  """Sets an option of this process."""
+  """Sets an option of this process; that it fails is not told.
+
+  Args:
+    option: of prctl(2).
+    value: its argument.
+  """
   ctypes.CDLL(None).prctl(option, value, 0, 0, 0)

@@ -1,7 +1,4 @@
-"""OSWorld's routes for programs: they run commands, scripts and Python.
-
-`routes` says what a route takes and returns.
-"""
+"""OSWorld's routes for programs: they run commands, scripts and Python."""
 import os
 import shlex
 import time
@@ -49,7 +46,21 @@ def _run(desktop: Session, fields: messages.Fields) -> dict[str, Any]:
 
 
 def execute(desktop: Session, request: Request) -> Answer:
-  """`/execute`: runs a command to its end."""
+  """`/execute`: runs a command to its end.
+
+  Args:
+    desktop: the desktop.
+    request: JSON with `command`, words or a line, and `shell`, whether a shell
+      reads it.
+
+  Returns:
+    `status`, `output`, `error` and `returncode`.
+
+  Raises:
+    Refusal: it is no command.
+    OSError: there is no such program.
+    TimeoutError: it took longer than OSWorld's 120 s.
+  """
   return messages.as_json(_run(desktop, request.read_json()))
 
 
@@ -57,6 +68,19 @@ def execute_with_verification(desktop: Session, request: Request) -> Answer:
   """`/execute_with_verification`: the same, and waits until it has worked.
 
   That is when a window is there, or another command succeeds.
+
+  Args:
+    desktop: the desktop.
+    request: JSON as of `execute`, with `verification`, an object with
+      `window_exists`, a name, `command_success`, for the shell, or both, and
+      `max_wait_time` and `check_interval` in seconds.
+
+  Returns:
+    As of `execute`, with `verification` and `wait_time` in seconds; 500 if it
+    has not worked in time.
+
+  Raises:
+    Refusal, OSError, TimeoutError: see `execute`.
   """
   fields = request.read_json()
   verification = messages.Fields(fields.take('verification', dict, default={}))
@@ -87,7 +111,19 @@ def _succeeds(desktop: Session, check: str | list[str]) -> bool:
 
 
 def launch(desktop: Session, request: Request) -> Answer:
-  """`/setup/launch`: starts a command and goes on."""
+  """`/setup/launch`: starts a command and goes on.
+
+  Args:
+    desktop: the desktop.
+    request: JSON as of `execute`.
+
+  Returns:
+    The command, in words.
+
+  Raises:
+    Refusal: it is no command.
+    OSError: there is no such program.
+  """
   command, shell = _read_command(desktop, request.read_json())
   desktop.programs.launch(command, shell=shell)
   words = command if isinstance(command, str) else ' '.join(command)
@@ -95,7 +131,16 @@ def launch(desktop: Session, request: Request) -> Answer:
 
 
 def run_python(desktop: Session, request: Request) -> Answer:
-  """`/run_python`: runs a program in Python to its end."""
+  """`/run_python`: runs a program in Python to its end.
+
+  Args:
+    desktop: the desktop.
+    request: JSON with `code`.
+
+  Returns:
+    `status`, `message`, `need_more`, `output`, `error` and `return_code`; 500
+    if it took longer than OSWorld's 30 s.
+  """
   code = request.read_json().take('code', str)
   try:
     status, output, errors = desktop.programs.run_script(
@@ -114,7 +159,17 @@ def run_python(desktop: Session, request: Request) -> Answer:
 
 
 def run_bash_script(desktop: Session, request: Request) -> Answer:
-  """`/run_bash_script`: runs a script in Bash to its end."""
+  """`/run_bash_script`: runs a script in Bash to its end.
+
+  Args:
+    desktop: the desktop.
+    request: JSON with `script`, `timeout` in seconds and `working_dir`, see
+      `file_routes.expand`.
+
+  Returns:
+    `status`, `output` with the errors among it, `error` and `returncode`; 500
+    if it took too long, 400 without such a folder.
+  """
   fields = request.read_json()
   limit = fields.take('timeout', int, float, default=100)
   folder = fields.take('working_dir', str, default=None)

@@ -55,13 +55,35 @@ def _ask_window_manager(desktop: Session, request: Request, what: str) -> None:
 
 
 def activate(desktop: Session, request: Request) -> Answer:
-  """`/setup/activate_window`: asks for a window to be raised."""
+  """`/setup/activate_window`: asks for a window to be raised.
+
+  Args:
+    desktop: the desktop.
+    request: JSON with `window_name`, and `strict` and `by_class`, see `find`.
+
+  Returns:
+    That it was asked for, in words.
+
+  Raises:
+    Refusal: there is no such window.
+  """
   _ask_window_manager(desktop, request, 'raised')
   return messages.as_text('Window activated successfully')
 
 
 def close(desktop: Session, request: Request) -> Answer:
-  """`/setup/close_window`: asks for a window to be closed."""
+  """`/setup/close_window`: asks for a window to be closed.
+
+  Args:
+    desktop: the desktop.
+    request: as of `activate`.
+
+  Returns:
+    That it was asked for, in words.
+
+  Raises:
+    Refusal: there is no such window.
+  """
   _ask_window_manager(desktop, request, 'closed')
   return messages.as_text('Window closed successfully.')
 
