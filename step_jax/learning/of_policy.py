@@ -12,6 +12,7 @@ import optax
 
 from step_jax.algorithm import credit
 from step_jax.algorithm import types
+from step_jax.learning import imitation
 from step_jax.learning import learner as learner_lib
 from step_jax.learning import loader
 from step_jax.learning import streaming
@@ -36,8 +37,8 @@ def make_learner(
   make: Callable[..., learner_lib.Learner] = learner_lib.make_learner
   if policy.load is not None:
     make = functools.partial(
-        streaming.make_learner, frozen=policy.frozen,
-        load=functools.partial(loader.prefetch, policy.load))
+        streaming.make_learner, load=_batches(policy.load),
+        frozen=policy.frozen)
   return make(functools.partial(policy.log_prob, temperature=temperature),
               optimizer, **options)
 
@@ -63,8 +64,37 @@ def make_augment(
             policy.sample, temperature=temperature))
   assert policy.sample_many is not None  # see `base.Policy`
   return functools.partial(
-      streaming.augment_steps,
-      load=functools.partial(loader.prefetch, policy.load),
+      streaming.augment_steps, load=_batches(policy.load),
       sample_many=functools.partial(
           policy.sample_many, temperature=temperature),
       micro_batch_size=micro_batch_size)
+
+
+def imitate(
+    policy: base.Policy, *demonstrations: Any,
+    on_step: Callable[[int, float], None], **options: Any
+) -> tuple[Any, Any]:
+  """Fits a policy to demonstrated steps, loaded where they have to be.
+
+  Args:
+    policy: what is fitted.
+    *demonstrations: key, parameters, observations and tokens, as
+      `imitation.imitate` takes them.
+    on_step: see `imitation.imitate_loaded`; not told where all steps are one
+      program.
+    **options: what both take besides.
+
+  Returns:
+    `(params, losses [num_steps])`.
+  """
+  fit: Callable[..., Any] = imitation.imitate
+  if policy.load is not None:
+    fit = functools.partial(
+        imitation.imitate_loaded, load=_batches(policy.load),
+        frozen=policy.frozen, on_step=on_step)
+  return fit(*demonstrations, log_prob_fn=policy.log_prob, **options)
+
+
+def _batches(load: base.LoadFn) -> loader.LoadBatches:
+  """A policy's `load`, of one batch after the other."""
+  return functools.partial(loader.prefetch, load)

@@ -1,4 +1,4 @@
-"""How a command of a finished or running run ends: its exit code."""
+"""How a command on a run begins, with its folder, and ends: its exit code."""
 
 from collections.abc import Callable, Sequence
 import pathlib

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 import contextlib
-import functools
 import hashlib
 import inspect
 import os
@@ -15,8 +14,7 @@ import numpy as np
 
 import step_jax
 from step_jax.algorithm import types
-from step_jax.learning import imitation
-from step_jax.learning import loader
+from step_jax.learning import of_policy
 from step_jax.policies import base
 from step_jax.rollout import collect as collect_lib
 from step_jax.rollout import episodes
@@ -71,23 +69,18 @@ def warm_start(
     return params
   observations = jax.tree.map(lambda x: x[where], trajectory.observations)
   tokens = trajectory.actions[where]
-  imitate: Callable[..., Any] = imitation.imitate
-  if policy.load is not None:
-    tenth = max(num_steps // 10, 1)
+  tenth = max(num_steps // 10, 1)
 
-    def tell(step, loss):
-      if should_stop():
-        raise KeyboardInterrupt
-      if step % tenth == 0:
-        say(f'warm start: step {step} of {num_steps}, loss {loss:.2f}')
+  def tell(step, loss):
+    if should_stop():
+      raise KeyboardInterrupt
+    if step % tenth == 0:
+      say(f'warm start: step {step} of {num_steps}, loss {loss:.2f}')
 
-    imitate = functools.partial(
-        imitation.imitate_loaded, frozen=policy.frozen, on_step=tell,
-        load=functools.partial(loader.prefetch, policy.load))
-  params, losses = imitate(
-      jax.random.key(seed), params, observations, tokens,
-      log_prob_fn=policy.log_prob, num_steps=num_steps, batch_size=batch_size,
-      learning_rate=learning_rate, temperature=temperature)
+  params, losses = of_policy.imitate(
+      policy, jax.random.key(seed), params, observations, tokens,
+      num_steps=num_steps, batch_size=batch_size, learning_rate=learning_rate,
+      temperature=temperature, on_step=tell)
   losses = jax.device_get(losses)
   say(f'warm start: imitation loss {losses[0]:.2f} -> {losses[-1]:.2f}')
   _keep(path, params, say)
